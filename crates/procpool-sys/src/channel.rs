@@ -1,0 +1,106 @@
+//! Socket pairs, and descriptors that travel over them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+/// The two ends of a control channel, both close-on-exec.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    Ok((ours.into(), theirs.into()))
+}
+
+/// Writes `bytes` with one descriptor beside them; answers how many bytes were taken.
+pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let fds = [fd.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&fds)];
+    let sent = sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        &control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(sent)
+}
+
+/// Reads into `buffer`, with a descriptor if one came beside the bytes.
+pub fn receive_with_fd(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = cmsg_space!([i32; 1]);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut received = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            for fd in fds {
+                // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows it.
+                received = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    Ok((message.bytes, received))
+}
+
+/// Writes without blocking, whatever the mode of the description, and without SIGPIPE.
+pub fn send_now(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    Ok(nix::sys::socket::send(
+        socket.as_fd().as_raw_fd(),
+        bytes,
+        flags,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_arrives_with_its_bytes() {
+        let (ours, theirs) = pair().unwrap();
+        let mut file = std::fs::File::from(crate::mapping::create(1).unwrap().1);
+        file.write_all(b"12345678").unwrap();
+        assert_eq!(
+            send_with_fd(ours.as_fd(), b"take it", file.as_fd()).unwrap(),
+            7
+        );
+        let mut buffer = [0; 16];
+        let (len, fd) = receive_with_fd(theirs.as_fd(), &mut buffer).unwrap();
+        assert_eq!(&buffer[..len], b"take it");
+        let mut copy = std::fs::File::from(fd.unwrap());
+        copy.rewind().unwrap();
+        let mut text = String::new();
+        copy.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "12345678");
+    }
+
+    #[test]
+    fn a_full_socket_refuses_instead_of_blocking() {
+        let (ours, theirs) = pair().unwrap();
+        let chunk = [0; 4096];
+        let error = loop {
+            if let Err(error) = send_now(&ours, &chunk) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(theirs);
+        assert_eq!(
+            send_now(&ours, &chunk).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+    }
+}

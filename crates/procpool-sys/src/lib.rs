@@ -1,0 +1,13 @@
+//! The only unsafe code of procpool, behind safe functions: the running image, spawning, pidfds, process
+//! groups, shared mappings, and what a worker does to itself as it starts.
+//!
+//! Linux only. Each unsafe block is one operation with its argument beside it.
+
+#![allow(unsafe_code)]
+
+pub mod channel;
+pub mod clock;
+pub mod image;
+pub mod mapping;
+pub mod spawn;
+pub mod worker;

@@ -1,0 +1,192 @@
+//! What a worker does to itself as it starts: the child's side, before any user code runs.
+
+use std::env;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask,
+};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, dup2_stdin, getpgrp, getpid, getppid, setpgid};
+
+use crate::spawn::{WORKER_VARIABLE, pidfd_open};
+
+/// How much more likely the kernel's out-of-memory killer shall find a worker than its host: half the
+/// scale. A worker is the better victim: it costs one job.
+const OOM_SCORE_ABOVE_HOST: i32 = 500;
+/// The highest value that /proc/self/oom_score_adj takes (proc_pid_oom_score_adj(5)).
+const OOM_SCORE_MAX: i32 = 1000;
+
+/// True if this process was started as a worker and [`enter`] has not been called.
+pub fn is_worker() -> bool {
+    env::var_os(WORKER_VARIABLE).is_some()
+}
+
+/// Makes this process a worker and answers its control channel.
+///
+/// Afterwards: descriptors 0 (`/dev/null`), 1, 2 and the channel are all there are; the signal mask is
+/// empty and nothing is ignored but SIGPIPE, as Rust programs expect; no core is dumped; the process
+/// leads its group. Must be called before the process has a second thread.
+pub fn enter() -> io::Result<OwnedFd> {
+    // SAFETY: the process has one thread: this is the first line of main, or before it.
+    unsafe { env::remove_var(WORKER_VARIABLE) };
+    close_from_three()?;
+    let stdin = io::stdin();
+    let control = duplicate(&stdin)?;
+    let null = open(
+        "/dev/null",
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    dup2_stdin(&null)?;
+    reset_signals()?;
+    if getpgrp() != getpid() {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    }
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
+    raise_oom_score();
+    Ok(control)
+}
+
+/// Closes what the host passed on without meaning to: each of its descriptors that is not close-on-exec.
+fn close_from_three() -> io::Result<()> {
+    // SAFETY: nothing in this process owns a descriptor yet but the standard three: see `enter`.
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn duplicate(fd: &impl AsFd) -> io::Result<OwnedFd> {
+    let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Signal mask and ignored signals are inherited over exec; a job expects neither.
+fn reset_signals() -> io::Result<()> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            continue;
+        }
+        // Only what is ignored is set: a handler is the standard library's own, for stack overflows.
+        // SAFETY: the default action runs no code of ours.
+        let before = unsafe { sigaction(signal, &default) }?;
+        let wanted = match (signal, before.handler()) {
+            (Signal::SIGPIPE, _) => &ignore,
+            (_, SigHandler::SigIgn | SigHandler::SigDfl) => continue,
+            _ => &before,
+        };
+        // SAFETY: either ignoring, which runs no code, or what was installed before.
+        unsafe { sigaction(signal, wanted) }?;
+    }
+    Ok(())
+}
+
+fn raise_oom_score() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    // Without /proc, or where a sandbox forbids it, the score stays: it is a preference, not a promise.
+    if let Some(score) = fs::read_to_string(FILE)
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok())
+    {
+        let _ = fs::write(
+            FILE,
+            (score + OOM_SCORE_ABOVE_HOST)
+                .min(OOM_SCORE_MAX)
+                .to_string(),
+        );
+    }
+}
+
+/// Ties this process to its host: when the thread that spawned it ends, by whatever means, this process
+/// and everything in its group are killed. Fails if the host is gone already.
+///
+/// The parent-death signal is not SIGKILL, because that would leave the group behind: it is a real-time
+/// signal whose handler kills the whole group. A job that blocks every signal in every thread is left to
+/// [`wait_for_host_death`]; a stopped worker is continued by the kernel itself once its group is orphaned
+/// (setpgid(2)).
+pub fn die_with(host: u32) -> io::Result<()> {
+    let signal = host_died_signal();
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: all zeroes is a valid sigaction: the default action, no flags, an empty mask.
+    let action = unsafe { action.assume_init_mut() };
+    action.sa_sigaction = kill_own_group as *const () as usize;
+    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+    // SAFETY: the handler makes one system call, which is async-signal-safe.
+    let result = unsafe { libc::sigaction(signal, action, std::ptr::null_mut()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call takes integers and touches no memory of ours.
+    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The host may have died before the line above; then nobody will send the signal.
+    if getppid().as_raw() as u32 == host {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// High among the real-time signals, which few programs use, and below the last two, which debuggers
+/// and test tools like.
+fn host_died_signal() -> i32 {
+    libc::SIGRTMAX() - 2
+}
+
+extern "C" fn kill_own_group(_signal: libc::c_int) {
+    // SAFETY: the call takes integers and touches no memory of ours. Async-signal-safe (signal-safety(7)).
+    unsafe { libc::kill(0, libc::SIGKILL) };
+}
+
+/// Kills this process and everything in its group.
+pub fn kill_group() -> ! {
+    // An error is impossible: we are in our own group.
+    let _ = kill(Pid::from_raw(0), Signal::SIGKILL);
+    std::process::abort()
+}
+
+/// Blocks until the process `host`, our parent, is gone.
+///
+/// It waits for the process and not for the channel's end: a poll would hold the channel open after a job
+/// has closed it, and the pool would not notice.
+pub fn wait_for_host_death(host: u32) {
+    let Ok(pidfd) = pidfd_open(host) else {
+        // Gone already; or pidfds are forbidden here, and the parent-death signal has to do.
+        return wait_if_child_of(host);
+    };
+    if getppid().as_raw() as u32 != host {
+        return;
+    }
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(ready) if ready > 0) {}
+}
+
+fn wait_if_child_of(host: u32) {
+    while getppid().as_raw() as u32 == host {
+        nix::unistd::pause();
+    }
+}
+
+/// Names this thread for `ps` and `top`; the kernel keeps 15 bytes.
+pub fn set_thread_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // The name is a courtesy: nothing depends on it.
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}

@@ -1,0 +1,943 @@
+//! The memory that a pool shares with one worker.
+//!
+//! ```text
+//! black box   what the worker is doing: ticket, phase, element, since when; what it has not published yet
+//! control     what the pool asks: stop this ticket
+//! positions   of the two rings, and who sleeps and wants a bell
+//! progress    the latest progress report of a job
+//! panic       the record of a panic that the process did not survive
+//! claims      one word a ticket: Sent, Claimed, Revoked
+//! jobs        ring, pool to worker
+//! results     ring, worker to pool
+//! ```
+//!
+//! It outlives the worker: after any death the pool reads from it which job ran, in which phase, and
+//! takes up results that the worker had finished but not published. Every line below that the worker
+//! writes is alone on its cache lines.
+//!
+//! **The claim rule.** A sent job has one word in the claim table. The worker changes it from `Sent` to
+//! `Claimed` as it starts the job, or the pool from `Sent` to `Revoked`: one compare-exchange either
+//! way, so exactly one of them succeeds. The word holds the ticket's generation, so a word that was
+//! reused cannot be mistaken for the old one.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::elements::{self, Kind, WORD};
+use crate::ring::{Corrupt, Ring};
+
+/// Jobs that can be in one worker's hands at a time. At 0.3 µs a job the supervisor can stay away for
+/// 0.6 ms before a worker runs dry.
+pub const TICKETS_MAX: usize = 2048;
+/// Words in each ring: 256 KiB.
+pub const RING_WORDS: usize = 32 * 1024;
+/// The most words that the elements of one record may take; longer ones travel on the control channel.
+pub const INLINE_WORDS_MAX: usize = 2 * 1024;
+/// Bytes kept of a progress message; what is longer is cut.
+pub const PROGRESS_TEXT_MAX: usize = 32 * WORD;
+/// Bytes kept of an encoded panic record.
+pub const PANIC_BYTES_MAX: usize = 512 * WORD;
+
+const RECORD_HEADER: usize = 8;
+
+// Word offsets. Lines of eight words that one side writes and the other reads are kept apart.
+const POSITION: usize = 0;
+const TICKET: usize = 1;
+const STARTED: usize = 2;
+const PENDING: usize = 3;
+const COOPERATIVE: usize = 4;
+const PANIC_STATE: usize = 5;
+const PANIC_LEN: usize = 6;
+const PENDING_AT: usize = 7;
+const STOP: usize = 8;
+const JOBS_TAIL: usize = 16;
+const JOBS_HEAD: usize = 24;
+const RESULTS_TAIL: usize = 32;
+const RESULTS_HEAD: usize = 40;
+const WORKER_SLEEPS: usize = 48;
+const POOL_SLEEPS: usize = 56;
+const PROGRESS_SEQUENCE: usize = 64;
+const PROGRESS_TICKET: usize = 65;
+const PROGRESS_FRACTION: usize = 66;
+const PROGRESS_LEN: usize = 67;
+const PROGRESS_TEXT: usize = 72;
+const PANIC_BYTES: usize = PROGRESS_TEXT + PROGRESS_TEXT_MAX / WORD;
+const CLAIMS: usize = PANIC_BYTES + PANIC_BYTES_MAX / WORD;
+const JOBS: usize = CLAIMS + TICKETS_MAX;
+const RESULTS: usize = JOBS + RING_WORDS;
+/// Words in a block.
+pub const BLOCK_WORDS: usize = RESULTS + RING_WORDS;
+
+/// The place of a sent job in the claim table. Generations count up and are never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// Which word of the claim table.
+    pub index: u32,
+    /// Which use of that word.
+    pub generation: u32,
+}
+
+impl Ticket {
+    fn word(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.generation)
+    }
+
+    fn from_word(word: u64) -> Ticket {
+        Ticket {
+            index: (word >> 32) as u32,
+            generation: word as u32,
+        }
+    }
+}
+
+/// The state of a sent job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Claim {
+    /// Handed to the worker, not started.
+    Sent = 1,
+    /// Started by the worker.
+    Claimed = 2,
+    /// Taken back by the pool; the worker will skip it.
+    Revoked = 3,
+}
+
+fn claim_word(ticket: Ticket, claim: Claim) -> u64 {
+    u64::from(ticket.generation) << 8 | claim as u64
+}
+
+/// What a worker is doing with its current job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Between jobs.
+    Idle = 0,
+    /// Decoding the argument.
+    Decode = 1,
+    /// In the user's function.
+    Run = 2,
+    /// Encoding the result.
+    Encode = 3,
+    /// Handing the result over.
+    Send = 4,
+    /// The result is recorded and is being dropped.
+    Drop = 5,
+}
+
+/// The black box, read at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlackBox {
+    /// The job that was claimed last.
+    pub ticket: Ticket,
+    /// What the worker was doing with it.
+    pub phase: Phase,
+    /// Which element of the job, counted from 0.
+    pub element: u32,
+    /// When that element was begun, in nanoseconds of the monotonic clock.
+    pub started_ns: u64,
+    /// True if that job has asked for its context, and so may see the stop flag.
+    pub cooperative: bool,
+}
+
+/// What ended in a panic that unwinding could not handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PanicState {
+    /// A panic began; the process may still survive it.
+    Begun = 1,
+    /// The runtime is about to abort because of it.
+    Fatal = 2,
+}
+
+/// The header of a job in the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobHeader {
+    /// Its place in the claim table.
+    pub ticket: Ticket,
+    /// The pool's number for it.
+    pub job: u64,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The number of the first element in this record: those before it are done.
+    pub first: u32,
+    /// How many elements follow.
+    pub count: u32,
+    /// Bytes of the task's name that precede the elements; 0 if the job is called by offset.
+    pub name_len: u32,
+    /// The trampoline's offset; for a named task, 0 for JSON and 1 for binary.
+    pub run: u64,
+    /// The function's offset; for a named task in binary form, its fingerprint.
+    pub function: u64,
+}
+
+/// Where the elements of a job are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// In the ring, behind the header.
+    Inline,
+    /// In the next payload frame on the control channel: this many bytes.
+    Streamed(u64),
+}
+
+/// The header of a record of results in the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResultHeader {
+    /// The job.
+    pub ticket: Ticket,
+    /// The number of the first element in this record.
+    pub first: u32,
+    /// How many results follow.
+    pub count: u32,
+    /// When the first of them was begun, in nanoseconds of the monotonic clock.
+    pub started_ns: u64,
+    /// From then to the end of the last of them, in nanoseconds.
+    pub ran_ns: u64,
+    /// True if the job ends with this record.
+    pub last: bool,
+    /// Measured for long jobs only.
+    pub usage: Option<Usage>,
+}
+
+/// What a job used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time of all the worker's threads meanwhile, in nanoseconds.
+    pub cpu_ns: u64,
+    /// The worker's peak resident set so far, in bytes.
+    pub peak_rss: u64,
+}
+
+/// One block of shared words. `M` keeps the memory alive.
+#[derive(Debug, Clone)]
+pub struct Block<M> {
+    memory: M,
+}
+
+impl<M: AsRef<[AtomicU64]>> Block<M> {
+    /// The memory must be [`BLOCK_WORDS`] long and, on the pool's side, zeroed.
+    pub fn new(memory: M) -> Block<M> {
+        assert!(
+            memory.as_ref().len() >= BLOCK_WORDS,
+            "the memory is shorter than a block"
+        );
+        Block { memory }
+    }
+
+    #[inline]
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        &self.memory.as_ref()[offset]
+    }
+
+    fn jobs(&self) -> Ring<'_> {
+        let words = &self.memory.as_ref()[JOBS..JOBS + RING_WORDS];
+        Ring::new(words, self.word(JOBS_TAIL), self.word(JOBS_HEAD))
+    }
+
+    fn results(&self) -> Ring<'_> {
+        let words = &self.memory.as_ref()[RESULTS..RESULTS + RING_WORDS];
+        Ring::new(words, self.word(RESULTS_TAIL), self.word(RESULTS_HEAD))
+    }
+
+    /// The claim of `ticket`, or `None` if its word says something else by now.
+    pub fn claim(&self, ticket: Ticket) -> Option<Claim> {
+        let word = self
+            .word(CLAIMS + ticket.index as usize % TICKETS_MAX)
+            .load(Ordering::Acquire);
+        [Claim::Sent, Claim::Claimed, Claim::Revoked]
+            .into_iter()
+            .find(|claim| claim_word(ticket, *claim) == word)
+    }
+
+    #[inline]
+    fn change_claim(&self, ticket: Ticket, to: Claim) -> bool {
+        self.word(CLAIMS + ticket.index as usize % TICKETS_MAX)
+            .compare_exchange(
+                claim_word(ticket, Claim::Sent),
+                claim_word(ticket, to),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .is_ok()
+    }
+
+    /// The black box as it is now.
+    pub fn black_box(&self) -> BlackBox {
+        let position = self.word(POSITION).load(Ordering::Acquire);
+        let ticket = self.word(TICKET).load(Ordering::Relaxed);
+        BlackBox {
+            ticket: Ticket::from_word(ticket),
+            phase: match position as u8 {
+                1 => Phase::Decode,
+                2 => Phase::Run,
+                3 => Phase::Encode,
+                4 => Phase::Send,
+                5 => Phase::Drop,
+                _ => Phase::Idle,
+            },
+            element: (position >> 32) as u32,
+            started_ns: self.word(STARTED).load(Ordering::Relaxed),
+            cooperative: self.word(COOPERATIVE).load(Ordering::Relaxed) == ticket,
+        }
+    }
+
+    /// Worker: `ticket` has taken its context and may look at the stop flag.
+    pub fn set_cooperative(&self, ticket: Ticket) {
+        self.word(COOPERATIVE)
+            .store(ticket.word(), Ordering::Relaxed);
+    }
+
+    /// Pool: ask the job of `ticket` to stop.
+    pub fn ask_to_stop(&self, ticket: Ticket) {
+        self.word(STOP).store(ticket.word(), Ordering::Release);
+    }
+
+    /// True if the job of `ticket` was asked to stop.
+    pub fn is_asked_to_stop(&self, ticket: Ticket) -> bool {
+        self.word(STOP).load(Ordering::Acquire) == ticket.word()
+    }
+
+    /// Worker: records a progress report. Callers on several threads must take turns.
+    pub fn set_progress(&self, ticket: Ticket, fraction: f64, message: &str) {
+        let sequence = self.word(PROGRESS_SEQUENCE).load(Ordering::Relaxed) | 1;
+        self.word(PROGRESS_SEQUENCE)
+            .store(sequence, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.word(PROGRESS_TICKET)
+            .store(ticket.word(), Ordering::Relaxed);
+        self.word(PROGRESS_FRACTION)
+            .store(fraction.to_bits(), Ordering::Relaxed);
+        let bytes = &message.as_bytes()[..message.floor_char_boundary(PROGRESS_TEXT_MAX)];
+        self.word(PROGRESS_LEN)
+            .store(bytes.len() as u64, Ordering::Relaxed);
+        self.put_bytes(PROGRESS_TEXT, bytes);
+        self.word(PROGRESS_SEQUENCE)
+            .store(sequence + 1, Ordering::Release);
+    }
+
+    /// The latest progress report of `ticket`: fraction and message.
+    pub fn progress(&self, ticket: Ticket) -> Option<(f64, String)> {
+        // A worker killed while it wrote leaves an odd number for ever, so the reader gives up early.
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            let before = self.word(PROGRESS_SEQUENCE).load(Ordering::Acquire);
+            if before == 0 || self.word(PROGRESS_TICKET).load(Ordering::Relaxed) != ticket.word() {
+                return None;
+            }
+            let fraction = f64::from_bits(self.word(PROGRESS_FRACTION).load(Ordering::Relaxed));
+            let len = self.word(PROGRESS_LEN).load(Ordering::Relaxed) as usize;
+            let bytes = self.get_bytes(PROGRESS_TEXT, len.min(PROGRESS_TEXT_MAX));
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2)
+                && before == self.word(PROGRESS_SEQUENCE).load(Ordering::Relaxed)
+            {
+                return Some((fraction, String::from_utf8_lossy(&bytes).into_owned()));
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Worker: records a panic of the job of `ticket`, as an encoded record.
+    pub fn set_panic(&self, ticket: Ticket, state: PanicState, record: &[u8]) {
+        self.word(PANIC_STATE).store(0, Ordering::Relaxed);
+        let len = record.len().min(PANIC_BYTES_MAX);
+        self.word(PANIC_LEN).store(len as u64, Ordering::Relaxed);
+        self.put_bytes(PANIC_BYTES, &record[..len]);
+        let word = u64::from(ticket.generation) << 8 | state as u64;
+        self.word(PANIC_STATE).store(word, Ordering::Release);
+    }
+
+    /// The encoded record of the panic that ended the process during `ticket`, if one did.
+    pub fn fatal_panic(&self, ticket: Ticket) -> Option<Vec<u8>> {
+        let word = u64::from(ticket.generation) << 8 | PanicState::Fatal as u64;
+        (self.word(PANIC_STATE).load(Ordering::Acquire) == word).then(|| {
+            let len = self.word(PANIC_LEN).load(Ordering::Relaxed) as usize;
+            self.get_bytes(PANIC_BYTES, len.min(PANIC_BYTES_MAX))
+        })
+    }
+
+    fn put_bytes(&self, offset: usize, bytes: &[u8]) {
+        for (index, chunk) in bytes.chunks(WORD).enumerate() {
+            let mut word = [0; WORD];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.word(offset + index)
+                .store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
+    }
+
+    fn get_bytes(&self, offset: usize, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len.next_multiple_of(WORD));
+        for index in 0..len.div_ceil(WORD) {
+            bytes.extend_from_slice(
+                &self
+                    .word(offset + index)
+                    .load(Ordering::Relaxed)
+                    .to_le_bytes(),
+            );
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+/// The pool's end of a block.
+#[derive(Debug)]
+pub struct PoolEnd<M> {
+    block: Block<M>,
+    jobs_tail: u64,
+    results_head: u64,
+}
+
+impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
+    /// The memory must be zeroed.
+    pub fn new(block: Block<M>) -> PoolEnd<M> {
+        PoolEnd {
+            block,
+            jobs_tail: 0,
+            results_head: 0,
+        }
+    }
+
+    /// What both sides share.
+    pub fn block(&self) -> &Block<M> {
+        &self.block
+    }
+
+    /// Puts a job into the ring, or answers false if it does not fit now. `name` and `elements` are
+    /// whole numbers of words; streamed elements are not given here.
+    #[inline]
+    pub fn send(
+        &mut self,
+        job: &JobHeader,
+        name: &[u8],
+        body: Body,
+        elements: &[u8],
+    ) -> Result<bool, Corrupt> {
+        debug_assert!(elements.len() <= INLINE_WORDS_MAX * WORD);
+        let name_words = name.len().div_ceil(WORD);
+        let words = RECORD_HEADER + name_words + elements.len() / WORD;
+        let ring = self.block.jobs();
+        if ring.free(self.jobs_tail)? < words {
+            return Ok(false);
+        }
+        self.block
+            .word(CLAIMS + job.ticket.index as usize % TICKETS_MAX)
+            .store(claim_word(job.ticket, Claim::Sent), Ordering::Relaxed);
+        let streamed = match body {
+            Body::Inline => 0,
+            Body::Streamed(len) => len,
+        };
+        let at = self.jobs_tail;
+        ring.put(at, words as u64);
+        ring.put(at + 1, job.ticket.word());
+        ring.put(at + 2, job.job);
+        ring.put(at + 3, u64::from(job.first) << 32 | u64::from(job.attempt));
+        ring.put(at + 4, u64::from(job.name_len) << 32 | u64::from(job.count));
+        ring.put(at + 5, job.run);
+        ring.put(at + 6, job.function);
+        ring.put(at + 7, streamed);
+        if name_words > 0 {
+            let mut padded = name.to_vec();
+            padded.resize(name_words * WORD, 0);
+            ring.put_bytes(at + RECORD_HEADER as u64, &padded);
+        }
+        ring.put_bytes(at + (RECORD_HEADER + name_words) as u64, elements);
+        self.jobs_tail += words as u64;
+        ring.publish(self.jobs_tail);
+        Ok(true)
+    }
+
+    /// True if the worker sleeps and must be sent a bell; asking takes the request away. Call after `send`.
+    #[inline]
+    pub fn must_wake_worker(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.block.word(WORKER_SLEEPS).load(Ordering::Relaxed) != 0
+            && self.block.word(WORKER_SLEEPS).swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// The pool is about to sleep (or not): does it want a bell with the next result? After asking for
+    /// one, look once more for results.
+    #[inline]
+    pub fn want_bell(&self, want: bool) {
+        self.block
+            .word(POOL_SLEEPS)
+            .store(u64::from(want), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes a sent job back. False: the worker has started it.
+    pub fn revoke(&self, ticket: Ticket) -> bool {
+        self.block.change_claim(ticket, Claim::Revoked)
+    }
+
+    /// Takes the next record of results, if one is there. Its elements are appended to `out`, unless they
+    /// are streamed: then [`Body::Streamed`] says how many bytes follow, and one header word is in `out`.
+    #[inline]
+    pub fn next_results(
+        &mut self,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<(ResultHeader, Body)>, Corrupt> {
+        let ring = self.block.results();
+        let waiting = ring.waiting(self.results_head)?;
+        if waiting == 0 {
+            return Ok(None);
+        }
+        if waiting < RECORD_HEADER {
+            return Err(Corrupt);
+        }
+        let at = self.results_head;
+        let words = ring.get(at) as usize;
+        if words < RECORD_HEADER || words > waiting {
+            return Err(Corrupt);
+        }
+        let flags = ring.get(at + 5);
+        let header = ResultHeader {
+            ticket: Ticket::from_word(ring.get(at + 1)),
+            first: (ring.get(at + 2) >> 32) as u32,
+            count: ring.get(at + 2) as u32,
+            started_ns: ring.get(at + 3),
+            ran_ns: ring.get(at + 4),
+            last: flags & FLAG_LAST != 0,
+            usage: (flags & FLAG_USAGE != 0).then(|| Usage {
+                cpu_ns: ring.get(at + 6),
+                peak_rss: ring.get(at + 7),
+            }),
+        };
+        ring.get_bytes(at + RECORD_HEADER as u64, words - RECORD_HEADER, out);
+        let body = if flags & FLAG_STREAMED != 0 {
+            let word = ring.get(at + RECORD_HEADER as u64);
+            match (words == RECORD_HEADER + 1, elements::parse_header(word)) {
+                (true, Some((_, len))) => Body::Streamed(len),
+                _ => return Err(Corrupt),
+            }
+        } else {
+            Body::Inline
+        };
+        self.results_head += words as u64;
+        ring.release(self.results_head);
+        Ok(Some((header, body)))
+    }
+
+    /// After the worker's death and the last published record: results that it had finished but not
+    /// published. Their elements are appended to `out`; answers how many there are.
+    pub fn recover(&mut self, out: &mut Vec<u8>) -> u32 {
+        let pending = self.block.word(PENDING).load(Ordering::Acquire);
+        let (count, words) = ((pending >> 32) as u32, pending as u32 as usize);
+        let published = self.block.word(PENDING_AT).load(Ordering::Relaxed) != self.results_head;
+        if count == 0 || published || words > RING_WORDS - RECORD_HEADER {
+            return 0;
+        }
+        let start = out.len();
+        self.block
+            .results()
+            .get_bytes(self.results_head + RECORD_HEADER as u64, words, out);
+        match elements::skip(&out[start..], count as usize) {
+            Some([]) => count,
+            _ => {
+                out.truncate(start);
+                0
+            }
+        }
+    }
+}
+
+const FLAG_LAST: u64 = 1;
+const FLAG_USAGE: u64 = 2;
+const FLAG_STREAMED: u64 = 4;
+
+/// The worker's end of a block.
+#[derive(Debug)]
+pub struct WorkerEnd<M> {
+    block: Block<M>,
+    jobs_head: u64,
+    results_tail: u64,
+    /// Words and elements written behind the next header, not yet published.
+    pending_words: usize,
+    pending_count: u32,
+}
+
+impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
+    /// The worker's end of the block that the pool made.
+    pub fn new(block: Block<M>) -> WorkerEnd<M> {
+        WorkerEnd {
+            block,
+            jobs_head: 0,
+            results_tail: 0,
+            pending_words: 0,
+            pending_count: 0,
+        }
+    }
+
+    /// What both sides share.
+    pub fn block(&self) -> &Block<M> {
+        &self.block
+    }
+
+    /// True if a job waits in the ring.
+    #[inline]
+    pub fn has_job(&self) -> bool {
+        self.block.jobs().waiting(self.jobs_head) != Ok(0)
+    }
+
+    /// Takes the next job out of the ring: its header and where its elements are. Its name and inline
+    /// elements replace the content of `out`.
+    #[inline]
+    pub fn next_job(&mut self, out: &mut Vec<u8>) -> Result<Option<(JobHeader, Body)>, Corrupt> {
+        let ring = self.block.jobs();
+        let waiting = ring.waiting(self.jobs_head)?;
+        if waiting == 0 {
+            return Ok(None);
+        }
+        let at = self.jobs_head;
+        let words = ring.get(at) as usize;
+        if words < RECORD_HEADER || words > waiting {
+            return Err(Corrupt);
+        }
+        let (attempt, first) = (ring.get(at + 3) as u32, (ring.get(at + 3) >> 32) as u32);
+        let (count, name_len) = (ring.get(at + 4) as u32, (ring.get(at + 4) >> 32) as u32);
+        let header = JobHeader {
+            ticket: Ticket::from_word(ring.get(at + 1)),
+            job: ring.get(at + 2),
+            attempt,
+            first,
+            count,
+            name_len,
+            run: ring.get(at + 5),
+            function: ring.get(at + 6),
+        };
+        let body = match ring.get(at + 7) {
+            0 => Body::Inline,
+            len => Body::Streamed(len),
+        };
+        out.clear();
+        ring.get_bytes(at + RECORD_HEADER as u64, words - RECORD_HEADER, out);
+        self.jobs_head += words as u64;
+        ring.release(self.jobs_head);
+        Ok(Some((header, body)))
+    }
+
+    /// Starts a job, unless the pool has taken it back.
+    #[inline]
+    pub fn claim(&self, ticket: Ticket, now_ns: u64) -> bool {
+        // The black box names the job before the claim makes it ours: a death right after the claim
+        // then finds the right name.
+        self.block
+            .word(TICKET)
+            .store(ticket.word(), Ordering::Relaxed);
+        self.block.word(STARTED).store(now_ns, Ordering::Relaxed);
+        self.block
+            .word(POSITION)
+            .store(Phase::Idle as u64, Ordering::Release);
+        self.block.change_claim(ticket, Claim::Claimed)
+    }
+
+    /// Moves on to `element`, which starts with decoding.
+    #[inline]
+    pub fn begin_element(&self, element: u32, now_ns: u64) {
+        self.block.word(STARTED).store(now_ns, Ordering::Relaxed);
+        self.set_phase(element, Phase::Decode);
+    }
+
+    /// Says what is being done with `element`.
+    #[inline]
+    pub fn set_phase(&self, element: u32, phase: Phase) {
+        self.block
+            .word(POSITION)
+            .store(u64::from(element) << 32 | phase as u64, Ordering::Release);
+    }
+
+    /// Results written and not yet published.
+    pub fn pending_count(&self) -> u32 {
+        self.pending_count
+    }
+
+    /// Writes one result behind the others of this job, so that it survives the worker, without
+    /// publishing it. False if the ring has no room now.
+    #[inline]
+    pub fn append(&mut self, kind: Kind, bytes: &[u8]) -> bool {
+        let words = elements::padded(bytes.len()) / WORD;
+        if !self.has_room(words) {
+            return false;
+        }
+        if self.pending_count == 0 {
+            // What is pending is told from what was published by where it begins, so that publishing
+            // needs no second store and a death at any point neither loses nor repeats a result.
+            self.block.word(PENDING).store(0, Ordering::Release);
+            self.block
+                .word(PENDING_AT)
+                .store(self.results_tail, Ordering::Release);
+        }
+        let ring = self.block.results();
+        let at = self.results_tail + (RECORD_HEADER + self.pending_words) as u64;
+        ring.put(at, elements::header(kind, bytes.len()));
+        let (whole, rest) = bytes.as_chunks::<WORD>();
+        for (index, word) in whole.iter().enumerate() {
+            ring.put(at + 1 + index as u64, u64::from_le_bytes(*word));
+        }
+        if !rest.is_empty() {
+            let mut word = [0; WORD];
+            word[..rest.len()].copy_from_slice(rest);
+            ring.put(at + 1 + whole.len() as u64, u64::from_le_bytes(word));
+        }
+        self.pending_words += words;
+        self.pending_count += 1;
+        let pending = u64::from(self.pending_count) << 32 | self.pending_words as u64;
+        self.block.word(PENDING).store(pending, Ordering::Release);
+        true
+    }
+
+    /// Publishes what was appended, under this header; `count` is filled in here.
+    #[inline]
+    pub fn publish(&mut self, header: &ResultHeader) {
+        self.write_record(header, self.pending_words, self.pending_count, 0);
+    }
+
+    /// Announces one result of `len` bytes that follows in a payload frame. Nothing may be pending.
+    /// False if the ring has no room now.
+    pub fn announce(&mut self, header: &ResultHeader, kind: Kind, len: usize) -> bool {
+        debug_assert_eq!(self.pending_count, 0);
+        if !self.has_room(1) {
+            return false;
+        }
+        self.block.results().put(
+            self.results_tail + RECORD_HEADER as u64,
+            elements::header(kind, len),
+        );
+        self.write_record(header, 1, 1, FLAG_STREAMED);
+        true
+    }
+
+    /// True if a record with `words` more words of elements than are pending fits into the ring.
+    #[inline]
+    pub fn has_room(&self, words: usize) -> bool {
+        let need = RECORD_HEADER + self.pending_words + words;
+        self.block
+            .results()
+            .free(self.results_tail)
+            .is_ok_and(|free| free >= need)
+    }
+
+    #[inline]
+    fn write_record(&mut self, header: &ResultHeader, words: usize, count: u32, flags: u64) {
+        let ring = self.block.results();
+        let at = self.results_tail;
+        let words = RECORD_HEADER + words;
+        let mut flags = flags | if header.last { FLAG_LAST } else { 0 };
+        if let Some(usage) = header.usage {
+            flags |= FLAG_USAGE;
+            ring.put(at + 6, usage.cpu_ns);
+            ring.put(at + 7, usage.peak_rss);
+        }
+        ring.put(at, words as u64);
+        ring.put(at + 1, header.ticket.word());
+        ring.put(at + 2, u64::from(header.first) << 32 | u64::from(count));
+        ring.put(at + 3, header.started_ns);
+        ring.put(at + 4, header.ran_ns);
+        ring.put(at + 5, flags);
+        (self.pending_words, self.pending_count) = (0, 0);
+        self.results_tail += words as u64;
+        self.block.results().publish(self.results_tail);
+    }
+
+    /// True if the pool sleeps and must be sent a bell; asking takes the request away. Call after publishing.
+    #[inline]
+    pub fn must_wake_pool(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.block.word(POOL_SLEEPS).load(Ordering::Relaxed) != 0
+            && self.block.word(POOL_SLEEPS).swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// The worker is about to sleep (or not): does it want a bell with the next job? After asking for
+    /// one, look once more for jobs.
+    #[inline]
+    pub fn want_bell(&self, want: bool) {
+        self.block
+            .word(WORKER_SLEEPS)
+            .store(u64::from(want), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    struct Memory(Arc<Vec<AtomicU64>>);
+
+    impl AsRef<[AtomicU64]> for Memory {
+        fn as_ref(&self) -> &[AtomicU64] {
+            &self.0
+        }
+    }
+
+    fn ends() -> (PoolEnd<Memory>, WorkerEnd<Memory>) {
+        let memory = Memory(Arc::new(
+            (0..BLOCK_WORDS).map(|_| AtomicU64::new(0)).collect(),
+        ));
+        (
+            PoolEnd::new(Block::new(memory.clone())),
+            WorkerEnd::new(Block::new(memory)),
+        )
+    }
+
+    fn job(index: u32) -> JobHeader {
+        let ticket = Ticket {
+            index,
+            generation: 1,
+        };
+        JobHeader {
+            ticket,
+            job: 17,
+            attempt: 2,
+            first: 3,
+            count: 1,
+            name_len: 0,
+            run: 5,
+            function: 6,
+        }
+    }
+
+    fn result(ticket: Ticket) -> ResultHeader {
+        ResultHeader {
+            ticket,
+            first: 0,
+            count: 0,
+            started_ns: 7,
+            ran_ns: 8,
+            last: true,
+            usage: None,
+        }
+    }
+
+    fn element(bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        elements::push(&mut out, Kind::Value, bytes);
+        out
+    }
+
+    #[test]
+    fn a_job_and_its_result_cross_the_block() {
+        let (mut pool, mut worker) = ends();
+        assert_eq!(
+            pool.send(&job(0), &[], Body::Inline, &element(b"argument")),
+            Ok(true)
+        );
+        let mut body = Vec::new();
+        assert_eq!(worker.next_job(&mut body), Ok(Some((job(0), Body::Inline))));
+        assert_eq!(body, element(b"argument"));
+        assert!(worker.claim(job(0).ticket, 7));
+        assert_eq!(pool.block().claim(job(0).ticket), Some(Claim::Claimed));
+        assert!(worker.append(Kind::Value, b"a result of some length"));
+        worker.publish(&result(job(0).ticket));
+        let mut out = Vec::new();
+        let (header, _) = pool.next_results(&mut out).unwrap().unwrap();
+        assert_eq!((header.count, header.last, header.ran_ns), (1, true, 8));
+        assert_eq!(out, element(b"a result of some length"));
+        assert_eq!(pool.next_results(&mut out), Ok(None));
+    }
+
+    /// Goal: cancel and start exclude each other, in both orders.
+    #[test]
+    fn either_the_worker_claims_or_the_pool_revokes() {
+        let (mut pool, worker) = ends();
+        let (first, second) = (job(0), job(1));
+        pool.send(&first, &[], Body::Inline, &[]).unwrap();
+        pool.send(&second, &[], Body::Inline, &[]).unwrap();
+        assert!(worker.claim(first.ticket, 0));
+        assert!(!pool.revoke(first.ticket));
+        assert!(pool.revoke(second.ticket));
+        assert!(!worker.claim(second.ticket, 0));
+        let reused = Ticket {
+            index: 1,
+            generation: 2,
+        };
+        pool.send(
+            &JobHeader {
+                ticket: reused,
+                ..second
+            },
+            &[],
+            Body::Inline,
+            &[],
+        )
+        .unwrap();
+        assert!(
+            !worker.claim(second.ticket, 0),
+            "an old ticket must not claim the new job"
+        );
+        assert!(worker.claim(reused, 0));
+    }
+
+    /// Goal: a death between appending and publishing loses nothing, one after publishing repeats nothing.
+    #[test]
+    fn unpublished_results_are_recovered_exactly_once() {
+        let (mut pool, mut worker) = ends();
+        let mut out = Vec::new();
+        assert_eq!(pool.recover(&mut out), 0);
+        assert!(worker.append(Kind::Value, b"one") && worker.append(Kind::Value, b"two"));
+        assert_eq!(pool.recover(&mut out), 2);
+        assert_eq!(out, [element(b"one"), element(b"two")].concat());
+        out.clear();
+        worker.publish(&result(job(0).ticket));
+        pool.next_results(&mut out).unwrap().unwrap();
+        assert_eq!(pool.recover(&mut out), 0);
+    }
+
+    #[test]
+    fn a_full_ring_refuses_and_accepts_again_after_reading() {
+        let (mut pool, mut worker) = ends();
+        let big = vec![0; INLINE_WORDS_MAX * WORD - 2 * WORD];
+        let mut published = 0;
+        while worker.append(Kind::Value, &big) {
+            worker.publish(&result(job(0).ticket));
+            published += 1;
+        }
+        assert!(published > 10);
+        assert!(pool.next_results(&mut Vec::new()).unwrap().is_some());
+        assert!(worker.append(Kind::Value, &big));
+    }
+
+    #[test]
+    fn scribbled_positions_and_lengths_are_corrupt_not_a_panic() {
+        for offset in [RESULTS_TAIL, JOBS_HEAD] {
+            let (mut pool, _worker) = ends();
+            pool.block()
+                .word(offset)
+                .store(u64::MAX / 3, Ordering::Relaxed);
+            let sent = pool.send(&job(0), &[], Body::Inline, &[]);
+            let read = pool.next_results(&mut Vec::new());
+            assert!(sent == Err(Corrupt) || read == Err(Corrupt));
+        }
+        let (mut pool, mut worker) = ends();
+        worker.append(Kind::Value, b"x");
+        worker.publish(&result(job(0).ticket));
+        pool.block()
+            .word(RESULTS)
+            .store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(pool.next_results(&mut Vec::new()), Err(Corrupt));
+    }
+
+    #[test]
+    fn progress_is_read_whole_or_not_at_all() {
+        let (pool, worker) = ends();
+        let ticket = job(0).ticket;
+        assert_eq!(pool.block().progress(ticket), None);
+        worker.block().set_progress(ticket, 0.5, "half — done");
+        assert_eq!(
+            pool.block().progress(ticket),
+            Some((0.5, "half — done".into()))
+        );
+        assert_eq!(
+            pool.block().progress(Ticket {
+                index: 0,
+                generation: 2
+            }),
+            None
+        );
+        worker.block().set_progress(ticket, 1.0, &"é".repeat(1000));
+        let (_, text) = pool.block().progress(ticket).unwrap();
+        assert_eq!(text, "é".repeat(PROGRESS_TEXT_MAX / 2));
+    }
+}

@@ -1,0 +1,79 @@
+//! What a pool and its new worker tell each other before the first job.
+//!
+//! The pool writes a [`Setup`] as soon as the worker is spawned, with the shared memory's descriptor
+//! beside it; the worker answers `Ready` or `StartFailed`. Nothing else is exchanged, so a start costs
+//! no round trip beyond the worker's own.
+
+use serde::{Deserialize, Serialize};
+
+/// What a function is called by between processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// Pool and worker run the same image: offsets of the trampoline and of the function in it.
+    Offset {
+        /// The function that decodes, calls and encodes.
+        run: u64,
+        /// The user's function.
+        function: u64,
+    },
+    /// A task registered by name, with its arguments in the given form.
+    Named {
+        /// `module_path!()::name`.
+        name: String,
+        /// How arguments and results are written.
+        form: Form,
+    },
+}
+
+/// How the arguments and results of a task called by name are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// By the [`codec`](crate::codec); both sides must agree on the types, which the fingerprint checks.
+    Binary {
+        /// The fingerprint of the task as the caller knows it.
+        fingerprint: u64,
+    },
+    /// As JSON text.
+    Json,
+}
+
+/// The first frame on a control channel, from pool to worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The build id of the pool's own image, if the worker must be the same one.
+    pub build_id: Option<Vec<u8>>,
+    /// The slot that the worker fills.
+    pub slot: u32,
+    /// The pool's process, which the worker must still have as its parent.
+    pub host: u32,
+    /// Stack of the thread that runs jobs, in bytes.
+    pub stack_size: u64,
+    /// The longest result, in bytes.
+    pub payload_limit: Option<u64>,
+    /// Run once before the first job: what, and its encoded argument.
+    pub initializer: Option<(Target, Vec<u8>)>,
+    /// The working directory to enter.
+    pub current_dir: Option<Vec<u8>>,
+}
+
+/// Why a worker cannot start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartFault {
+    /// The executable is not the one the pool runs.
+    OtherBuild,
+    /// The initializer returned an error or panicked: its message.
+    Initializer(String),
+    /// Anything else, as a sentence.
+    Other(String),
+}
+
+/// What is known of a panic in a worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PanicRecord {
+    /// The payload, if it was text; else a placeholder.
+    pub message: String,
+    /// `file:line:column`.
+    pub location: Option<String>,
+    /// If `RUST_BACKTRACE` asked for one.
+    pub backtrace: Option<String>,
+}
