@@ -5,12 +5,21 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::cmsg_space;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
-/// The two ends of a control channel, both close-on-exec.
+/// The two ends of a control channel, both close-on-exec: the pool's, which never blocks, and the worker's.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
     Ok((ours.into(), theirs.into()))
+}
+
+/// A pipe, both ends close-on-exec; reading never blocks.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
 }
 
 /// Writes `bytes` with one descriptor beside them; answers how many bytes were taken.

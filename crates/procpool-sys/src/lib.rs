@@ -7,6 +7,7 @@
 
 pub mod channel;
 pub mod clock;
+pub mod fork;
 pub mod image;
 pub mod mapping;
 pub mod spawn;

@@ -45,7 +45,7 @@ const TICKET: usize = 1;
 const STARTED: usize = 2;
 const PENDING: usize = 3;
 const COOPERATIVE: usize = 4;
-const PANIC_STATE: usize = 5;
+const PANIC_TICKET: usize = 5;
 const PANIC_LEN: usize = 6;
 const PENDING_AT: usize = 7;
 const STOP: usize = 8;
@@ -136,16 +136,6 @@ pub struct BlackBox {
     pub started_ns: u64,
     /// True if that job has asked for its context, and so may see the stop flag.
     pub cooperative: bool,
-}
-
-/// What ended in a panic that unwinding could not handle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum PanicState {
-    /// A panic began; the process may still survive it.
-    Begun = 1,
-    /// The runtime is about to abort because of it.
-    Fatal = 2,
 }
 
 /// The header of a job in the ring.
@@ -336,20 +326,19 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         None
     }
 
-    /// Worker: records a panic of the job of `ticket`, as an encoded record.
-    pub fn set_panic(&self, ticket: Ticket, state: PanicState, record: &[u8]) {
-        self.word(PANIC_STATE).store(0, Ordering::Relaxed);
+    /// Worker: records a panic that the process is not going to survive, as an encoded record.
+    pub fn set_fatal_panic(&self, ticket: Ticket, record: &[u8]) {
+        self.word(PANIC_TICKET).store(0, Ordering::Relaxed);
         let len = record.len().min(PANIC_BYTES_MAX);
         self.word(PANIC_LEN).store(len as u64, Ordering::Relaxed);
         self.put_bytes(PANIC_BYTES, &record[..len]);
-        let word = u64::from(ticket.generation) << 8 | state as u64;
-        self.word(PANIC_STATE).store(word, Ordering::Release);
+        self.word(PANIC_TICKET)
+            .store(ticket.word(), Ordering::Release);
     }
 
     /// The encoded record of the panic that ended the process during `ticket`, if one did.
     pub fn fatal_panic(&self, ticket: Ticket) -> Option<Vec<u8>> {
-        let word = u64::from(ticket.generation) << 8 | PanicState::Fatal as u64;
-        (self.word(PANIC_STATE).load(Ordering::Acquire) == word).then(|| {
+        (self.word(PANIC_TICKET).load(Ordering::Acquire) == ticket.word()).then(|| {
             let len = self.word(PANIC_LEN).load(Ordering::Relaxed) as usize;
             self.get_bytes(PANIC_BYTES, len.min(PANIC_BYTES_MAX))
         })

@@ -1,0 +1,312 @@
+//! [`ProcessPoolBuilder`] and the settings it makes.
+
+use std::any::type_name;
+use std::ffi::OsString;
+use std::fmt;
+use std::panic::Location;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use procpool_sys::image::Function;
+use procpool_sys::spawn::Environment;
+use procpool_wire::elements;
+
+use crate::Error;
+use crate::executor::{Data, encode_argument};
+use crate::init;
+use crate::pool::ProcessPool;
+use crate::worker;
+
+/// How long a worker may take from its start to its first job. Generous: a slow disk, a big initializer.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a job that is being stopped has to clean up.
+const GRACE: Duration = Duration::from_secs(2);
+/// Deaths of workers that never became ready, within how long, until the pool gives up: enough to get
+/// over an accident, few enough to stop a mistake early.
+const RESTART_LIMIT: (u32, Duration) = (3, Duration::from_secs(10));
+/// The stack of the thread that runs jobs: what Linux gives a main thread, because users move code here
+/// that ran there.
+const STACK_SIZE: usize = 8 << 20;
+/// The most workers: each has three descriptors in the host, and hosts are commonly limited to 1024.
+const WORKERS_MAX: usize = 4096;
+
+/// What an initializer may return: `()`, or a `Result` whose `Err` breaks the start of the worker.
+pub trait InitResult {
+    /// The message of the failure, if it is one.
+    #[doc(hidden)]
+    fn into_init_result(self) -> Result<(), String>;
+}
+
+impl InitResult for () {
+    fn into_init_result(self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<T, E: fmt::Display> InitResult for Result<T, E> {
+    fn into_init_result(self) -> Result<(), String> {
+        self.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+/// Where what workers write to standard error goes. Its tail is kept for crash reports either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// To the host's standard error.
+    Inherit,
+    /// Nowhere.
+    Capture,
+}
+
+/// How a pool is shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shutdown {
+    /// Finish every job that was submitted.
+    Drain,
+    /// Cancel the jobs that have not started, finish the others.
+    CancelPending,
+    /// Cancel the jobs that have not started, stop the others.
+    Abort,
+}
+
+/// Plain data: what a pool was asked to be.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) workers: usize,
+    pub(crate) initializer: Option<Initializer>,
+    pub(crate) max_jobs_per_worker: Option<u64>,
+    pub(crate) job_timeout: Option<Duration>,
+    pub(crate) grace: Duration,
+    pub(crate) start_timeout: Duration,
+    pub(crate) retries: u32,
+    pub(crate) restart_limit: (u32, Duration),
+    pub(crate) queue_limit: Option<usize>,
+    pub(crate) payload_limit: Option<u64>,
+    pub(crate) environment: Environment,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) stack_size: usize,
+    pub(crate) stderr: Output,
+    pub(crate) worker_program: Option<PathBuf>,
+}
+
+/// An initializer, its argument encoded.
+#[derive(Debug)]
+pub(crate) struct Initializer {
+    pub(crate) function: Function,
+    pub(crate) argument: Vec<u8>,
+}
+
+/// Settings for a [`ProcessPool`]. Made by [`ProcessPool::builder`].
+#[must_use = "a builder does nothing until `build`"]
+#[derive(Debug)]
+pub struct ProcessPoolBuilder {
+    settings: Settings,
+    workers: Option<usize>,
+    /// The first setting that makes no sense; `build` tells.
+    fault: Option<String>,
+}
+
+impl ProcessPoolBuilder {
+    pub(crate) fn new() -> ProcessPoolBuilder {
+        let settings = Settings {
+            workers: 0,
+            initializer: None,
+            max_jobs_per_worker: None,
+            job_timeout: None,
+            grace: GRACE,
+            start_timeout: START_TIMEOUT,
+            retries: 0,
+            restart_limit: RESTART_LIMIT,
+            queue_limit: None,
+            payload_limit: None,
+            environment: Environment::default(),
+            current_dir: None,
+            stack_size: STACK_SIZE,
+            stderr: Output::Inherit,
+            worker_program: None,
+        };
+        ProcessPoolBuilder {
+            settings,
+            workers: None,
+            fault: None,
+        }
+    }
+
+    fn check(&mut self, sound: bool, message: impl FnOnce() -> String) {
+        if !sound && self.fault.is_none() {
+            self.fault = Some(message());
+        }
+    }
+
+    /// How many workers there are at most. By default one for each available CPU, which takes account of
+    /// affinity and cgroup quota. 0 is an error.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.check((1..=WORKERS_MAX).contains(&workers), || {
+            format!("workers({workers}): a pool has 1 to {WORKERS_MAX} workers")
+        });
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Runs `f(arg)` once in every worker before its first job. A panic or an `Err` breaks the start of
+    /// the worker, which counts against [`restart_limit`](Self::restart_limit).
+    pub fn initializer<A: Data, R: InitResult>(mut self, f: fn(A) -> R, arg: A) -> Self {
+        let mut encoded = Vec::new();
+        let result = encode_argument(&arg, None, &mut encoded);
+        self.check(result.is_ok(), || {
+            let cause = result
+                .as_ref()
+                .map_or_else(ToString::to_string, |()| String::new());
+            format!("initializer: {cause}")
+        });
+        let argument = elements::split_first(&encoded)
+            .map_or(&[][..], |(_, bytes, _)| bytes)
+            .to_vec();
+        let function = Function::new(worker::run_initializer::<A, R>, f);
+        if let Ok(image) = init::image() {
+            let signature = type_name::<fn(A) -> R>();
+            self.check(image.offsets(function).is_some(), || {
+                format!("initializer: a function outside the main image ({signature}) cannot be called in a worker")
+            });
+        }
+        self.settings.initializer = Some(Initializer { function, argument });
+        self
+    }
+
+    /// Replaces a worker after it has run this many jobs. A chunk of a `map` counts as one. 0 is an error.
+    pub fn max_jobs_per_worker(mut self, jobs: u64) -> Self {
+        self.check(jobs > 0, || {
+            "max_jobs_per_worker(0): a worker runs at least one job".into()
+        });
+        self.settings.max_jobs_per_worker = Some(jobs);
+        self
+    }
+
+    /// The time limit of each attempt of a job, from its start. In a chunk of a `map` it is each
+    /// element's. By default there is none.
+    pub fn job_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.job_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a job that is being stopped has from the first request to SIGKILL. Default 2 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long a worker may take to become ready, its initializer included. Default 10 s.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.start_timeout = timeout;
+        self
+    }
+
+    /// How often a job that killed its worker is run again. Default 0: a job that has started is never
+    /// started again. Panics and timeouts are never retried.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.settings.retries = retries;
+        self
+    }
+
+    /// The pool is broken when `deaths` workers died before they were ready within `window`, and no
+    /// worker lives. Default: 3 in 10 s. 0 deaths is an error.
+    pub fn restart_limit(mut self, deaths: u32, window: Duration) -> Self {
+        self.check(deaths > 0, || {
+            "restart_limit(0, …): a pool that may not start a worker cannot work".into()
+        });
+        self.settings.restart_limit = (deaths, window);
+        self
+    }
+
+    /// At most how many jobs may be accepted and not started: beyond, `submit` waits and `try_submit`
+    /// refuses. 0 is an error. By default there is no limit.
+    pub fn queue_limit(mut self, jobs: usize) -> Self {
+        self.check(jobs > 0, || {
+            "queue_limit(0): no job could ever be submitted".into()
+        });
+        self.settings.queue_limit = Some(jobs);
+        self
+    }
+
+    /// The longest encoded argument or result, in bytes. By default there is no limit.
+    pub fn payload_limit(mut self, bytes: u64) -> Self {
+        self.settings.payload_limit = Some(bytes);
+        self
+    }
+
+    /// Sets a variable in the environment of the workers, which otherwise is the host's at the moment of
+    /// their start.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        let key = key.into();
+        let bytes = key.as_encoded_bytes();
+        self.check(
+            !bytes.is_empty() && !bytes.contains(&b'=') && !bytes.contains(&0),
+            || format!("env({key:?}, …): not a name for a variable"),
+        );
+        self.settings.environment.set.push((key, value.into()));
+        self
+    }
+
+    /// Starts the workers with an empty environment, apart from what [`env`](Self::env) sets, before or
+    /// after this.
+    pub fn env_clear(mut self) -> Self {
+        self.settings.environment.clear = true;
+        self
+    }
+
+    /// The working directory of the workers.
+    pub fn current_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.current_dir = Some(path.into());
+        self
+    }
+
+    /// The stack of the thread that runs jobs, in bytes. Default 8 MiB.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        // glibc's PTHREAD_STACK_MIN; less would be rounded up to it.
+        const STACK_MIN: usize = 16 * 1024;
+        self.check(bytes >= STACK_MIN, || {
+            format!("stack_size({bytes}): at least {STACK_MIN} bytes are needed")
+        });
+        self.settings.stack_size = bytes;
+        self
+    }
+
+    /// Where the workers' standard error goes. Default: [`Output::Inherit`].
+    pub fn stderr(mut self, output: Output) -> Self {
+        self.settings.stderr = output;
+        self
+    }
+
+    /// Runs another program as the workers: one that calls [`init`](crate::init). Functions travel by
+    /// name then, so only [tasks](macro@crate::task) can be called: with
+    /// [`call`](ProcessPool::call), or with `submit` where both programs have the task.
+    pub fn worker_program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.settings.worker_program = Some(program.into());
+        self
+    }
+
+    /// Makes the pool. No worker is started before the first job.
+    ///
+    /// # Errors
+    /// [`is_setting`](Error::is_setting) if a setting makes no sense; [`is_init_missing`](Error::is_init_missing)
+    /// if the program has not called [`init`](crate::init); else what the system refused.
+    #[track_caller]
+    pub fn build(mut self) -> Result<ProcessPool, Error> {
+        if let Some(fault) = self.fault {
+            return Err(Error::setting(fault));
+        }
+        if self.settings.worker_program.is_some() && self.settings.initializer.is_some() {
+            return Err(Error::setting(
+                "initializer: another program's workers cannot call this program's functions",
+            ));
+        }
+        self.settings.workers = match self.workers {
+            Some(workers) => workers,
+            None => thread::available_parallelism().map_or(1, usize::from),
+        };
+        ProcessPool::start(self.settings, Location::caller())
+    }
+}

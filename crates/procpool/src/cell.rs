@@ -1,0 +1,393 @@
+//! The one place where an executor and the holders of a [`JobFuture`](crate::JobFuture) meet: a job's
+//! shared cell. It is completed exactly once, by whoever is first, and then tells everyone who waits.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use crate::executor::Control;
+use crate::job_error::{JobError, Label};
+use crate::job_id::JobId;
+use crate::report::{Done, Progress, Report};
+
+/// Bytes that need no allocation of their own up to a small length.
+pub(crate) type Bytes = SmallVec<[u8; 32]>;
+
+/// A result before somebody takes it.
+pub(crate) enum Value {
+    /// Encoded.
+    Bytes(Bytes),
+    /// As it is: the job ran in this process.
+    Boxed(Box<dyn Any + Send>),
+    /// The outcomes of a chunk's elements.
+    Parts(Vec<Part>),
+}
+
+/// A run of outcomes of a chunk's elements, in order.
+pub(crate) enum Part {
+    /// Results, as the worker recorded them one after another.
+    Recorded { elements: Vec<u8> },
+    /// One element that ended without a result of its own.
+    Failed(JobError),
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Value::Bytes(_) => "Bytes",
+            Value::Boxed(_) => "Boxed",
+            Value::Parts(_) => "Parts",
+        })
+    }
+}
+
+/// How a job ended.
+pub(crate) struct Ended {
+    pub(crate) result: Result<Value, JobError>,
+    pub(crate) report: Report,
+}
+
+/// The state that an executor and the futures of a job share.
+pub(crate) struct JobCell {
+    pub(crate) id: JobId,
+    pub(crate) origin: &'static Location<'static>,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) priority: i32,
+    pub(crate) control: Arc<dyn Control>,
+    /// The executor's own note on where the job is.
+    pub(crate) place: AtomicU64,
+    /// Raised to ask a job in this process to stop.
+    pub(crate) stop: AtomicBool,
+    done: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    ended: Option<Ended>,
+    progress: Option<Box<Progress>>,
+    waiters: Vec<(u64, Waiter)>,
+    next_key: u64,
+}
+
+/// Somebody to be told when the job ends.
+pub(crate) enum Waiter {
+    Thread(Thread),
+    Waker(Waker),
+    Group(Arc<Group>, usize),
+    Callback(Callback),
+}
+
+/// A callback of `on_done`.
+pub(crate) type Callback = Box<dyn FnOnce(Done) + Send>;
+
+/// The callbacks of a job that has just ended, to be run where they may block.
+#[must_use = "callbacks that are not run are lost"]
+pub(crate) struct Callbacks(Option<Box<(Done, Vec<Callback>)>>);
+
+impl Callbacks {
+    pub(crate) const NONE: Callbacks = Callbacks(None);
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Runs them in the order in which they were added. A panic in one ends that one only.
+    pub(crate) fn run(self) {
+        if let Some((done, callbacks)) = self.0.map(|boxed| *boxed) {
+            for callback in callbacks {
+                run_callback(callback, done.clone());
+            }
+        }
+    }
+}
+
+fn run_callback(callback: Callback, done: Done) {
+    // The panic hook has said what there is to say; a payload whose Drop panics must not get further.
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| callback(done))) {
+        std::mem::forget(payload);
+    }
+}
+
+impl JobCell {
+    pub(crate) fn new(
+        control: Arc<dyn Control>,
+        origin: &'static Location<'static>,
+        name: Option<Arc<str>>,
+        priority: i32,
+    ) -> Arc<JobCell> {
+        Arc::new(JobCell {
+            id: JobId::next(),
+            origin,
+            name,
+            priority,
+            control,
+            place: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+            state: Mutex::new(State {
+                ended: None,
+                progress: None,
+                waiters: Vec::new(),
+                next_key: 0,
+            }),
+        })
+    }
+
+    pub(crate) fn label(&self) -> Label {
+        Label {
+            id: self.id,
+            name: self.name.clone(),
+            origin: self.origin,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing of the user's runs under this lock, so a poisoned one is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is_done()
+            && matches!(
+                self.state().ended,
+                Some(Ended {
+                    result: Err(JobError::Cancelled { .. }),
+                    ..
+                })
+            )
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.is_done()
+            && match &self.state().ended {
+                Some(Ended {
+                    result: Err(error), ..
+                }) => !matches!(error, JobError::Cancelled { .. }),
+                _ => false,
+            }
+    }
+
+    pub(crate) fn set_progress(&self, progress: Progress) {
+        self.state().progress = Some(Box::new(progress));
+    }
+
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        self.state().progress.as_deref().cloned()
+    }
+
+    /// Ends the job, unless it has ended. Wakes whoever waits; the callbacks are the caller's to run.
+    pub(crate) fn complete(&self, ended: Ended) -> Callbacks {
+        let mut state = self.state();
+        if self.done.load(Ordering::Relaxed) {
+            return Callbacks::NONE;
+        }
+        let waiters = std::mem::take(&mut state.waiters);
+        let done = waiters
+            .iter()
+            .any(|(_, waiter)| matches!(waiter, Waiter::Callback(_)))
+            .then(|| Done {
+                id: self.id,
+                error: ended.result.as_ref().err().cloned(),
+                report: ended.report.clone(),
+            });
+        state.ended = Some(ended);
+        self.done.store(true, Ordering::Release);
+        drop(state);
+        let mut callbacks = Vec::new();
+        for (_, waiter) in waiters {
+            match waiter {
+                Waiter::Thread(thread) => thread.unpark(),
+                Waiter::Waker(waker) => waker.wake(),
+                Waiter::Group(group, index) => group.push(index),
+                Waiter::Callback(callback) => callbacks.push(callback),
+            }
+        }
+        Callbacks(done.map(|done| Box::new((done, callbacks))))
+    }
+
+    /// Adds a waiter and answers its key; hands it back if the job has ended.
+    fn add(&self, waiter: Waiter) -> Result<u64, Waiter> {
+        let mut state = self.state();
+        if self.done.load(Ordering::Relaxed) {
+            return Err(waiter);
+        }
+        let key = state.next_key;
+        state.next_key += 1;
+        state.waiters.push((key, waiter));
+        Ok(key)
+    }
+
+    fn remove(&self, key: u64) {
+        self.state().waiters.retain(|(other, _)| *other != key);
+    }
+
+    /// Adds a callback; runs it here and now if the job has ended.
+    pub(crate) fn add_callback(&self, callback: Callback) {
+        if let Err(Waiter::Callback(callback)) = self.add(Waiter::Callback(callback)) {
+            let state = self.state();
+            let Some(ended) = &state.ended else { return };
+            let error = ended.result.as_ref().err().cloned();
+            let done = Done {
+                id: self.id,
+                error,
+                report: ended.report.clone(),
+            };
+            drop(state);
+            run_callback(callback, done);
+        }
+    }
+
+    /// Tells `group` when the job ends, at once if it has.
+    pub(crate) fn add_group(&self, group: &Arc<Group>, index: usize) {
+        if self.add(Waiter::Group(Arc::clone(group), index)).is_err() {
+            group.push(index);
+        }
+    }
+
+    /// Forgets `group`.
+    pub(crate) fn remove_group(&self, group: &Arc<Group>) {
+        self.state().waiters.retain(
+            |(_, waiter)| !matches!(waiter, Waiter::Group(other, _) if Arc::ptr_eq(other, group)),
+        );
+    }
+
+    /// For a poll: true if the job has ended, else `waker` will be woken when it does.
+    pub(crate) fn poll_done(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        if self.done.load(Ordering::Relaxed) {
+            return true;
+        }
+        let known = state
+            .waiters
+            .iter_mut()
+            .find_map(|(_, waiter)| match waiter {
+                Waiter::Waker(known) => Some(known),
+                _ => None,
+            });
+        match known {
+            Some(known) => known.clone_from(waker),
+            None => {
+                let key = state.next_key;
+                state.next_key += 1;
+                state.waiters.push((key, Waiter::Waker(waker.clone())));
+            }
+        }
+        false
+    }
+
+    /// Blocks until the job has ended or the deadline has passed; true if it has ended.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        if self.is_done() {
+            return true;
+        }
+        if self.control.is_inert() {
+            return false;
+        }
+        let Ok(key) = self.add(Waiter::Thread(thread::current())) else {
+            return true;
+        };
+        loop {
+            if self.is_done() {
+                return true;
+            }
+            match deadline {
+                None => thread::park(),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        self.remove(key);
+                        return self.is_done();
+                    }
+                    thread::park_timeout(left);
+                }
+            }
+        }
+    }
+
+    /// Takes the outcome. `None` before the job has ended, or if it was taken.
+    pub(crate) fn take(&self) -> Option<Ended> {
+        self.state().ended.take()
+    }
+}
+
+impl fmt::Debug for JobCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        let text = match (self.is_done(), &state.ended) {
+            (false, _) => "pending",
+            (true, None) => "taken",
+            (true, Some(Ended { result: Ok(_), .. })) => "finished",
+            (
+                true,
+                Some(Ended {
+                    result: Err(JobError::Cancelled { .. }),
+                    ..
+                }),
+            ) => "cancelled",
+            (true, Some(Ended { result: Err(_), .. })) => "failed",
+        };
+        f.debug_struct("JobFuture")
+            .field("id", &self.id.number())
+            .field("state", &text)
+            .finish()
+    }
+}
+
+/// A set of jobs that somebody waits for together: the indices of those that have ended, in order.
+#[derive(Default)]
+pub(crate) struct Group {
+    ended: Mutex<std::collections::VecDeque<usize>>,
+    changed: Condvar,
+}
+
+impl Group {
+    pub(crate) fn push(&self, index: usize) {
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(index);
+        self.changed.notify_all();
+    }
+
+    /// The next index, if there is one or one comes before the deadline.
+    pub(crate) fn pop(&self, deadline: Option<Instant>) -> Option<usize> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(index) = ended.pop_front() {
+                return Some(index);
+            }
+            ended = match deadline {
+                None => self
+                    .changed
+                    .wait(ended)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.changed
+                        .wait_timeout(ended, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+    }
+}
+
+/// The moment `timeout` from now; `None`, which is never, if it is too far away to be a moment.
+pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}

@@ -1,0 +1,439 @@
+//! [`ProcessPool`]: the handle.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::panic::Location;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use procpool_sys::{clock, fork};
+
+use crate::Error;
+use crate::builder::{ProcessPoolBuilder, Settings, Shutdown};
+use crate::cell::{Ended, JobCell, Value};
+use crate::executor::{
+    Backend, Call, Callee, Control, Data, Executor, JsonCall, Options, Promise, Rejected,
+    Rejection, WhenFull,
+};
+use crate::future::JobFuture;
+use crate::init;
+use crate::job::{Job, submit_call};
+use crate::job_error::JobError;
+use crate::map::Map;
+use crate::report::{Progress, Report, Stats, WorkerInfo};
+use crate::supervisor::dispatch::{Admission, Dispatch, Request};
+use crate::supervisor::entry::{Entry, Payload, WireTarget};
+use crate::supervisor::{Inner, Supervisor, complete_here};
+use crate::task::TaskInfo;
+use crate::worker::TASK_LIST;
+
+/// Workers, each a process of its own, that run functions of this program.
+///
+/// A job that crashes, hangs or is killed takes down nothing but itself; its future says what happened.
+/// Workers are started as jobs need them, and replaced when they die.
+///
+/// Dropping the pool waits for all its jobs ([`Shutdown::Drain`]); while the thread is panicking it stops
+/// them ([`Shutdown::Abort`]). In a forked child of this process the pool is inert.
+pub struct ProcessPool {
+    core: PoolCore,
+    supervisor: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The part that takes jobs.
+struct PoolCore(Arc<Inner>);
+
+thread_local! {
+    /// Where arguments are encoded: one buffer a thread instead of one a job.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A scratch buffer larger than this is given back: one huge argument shall not stay.
+const SCRATCH_MAX: usize = 64 * 1024;
+
+impl ProcessPool {
+    /// A pool with one worker for each available CPU.
+    ///
+    /// # Errors
+    /// As for [`ProcessPoolBuilder::build`].
+    #[track_caller]
+    pub fn new() -> Result<ProcessPool, Error> {
+        ProcessPool::builder().build()
+    }
+
+    /// Settings for a pool.
+    pub fn builder() -> ProcessPoolBuilder {
+        ProcessPoolBuilder::new()
+    }
+
+    pub(crate) fn start(
+        settings: Settings,
+        _origin: &'static Location<'static>,
+    ) -> Result<ProcessPool, Error> {
+        let image = init::image()?;
+        // Made before the first fork could happen, so that a child's copy can tell that it is one.
+        fork::watch().map_err(|error| Error::system("cannot watch for forks", error))?;
+        let supervisor = Supervisor::prepare(settings, image)?;
+        let inner = Arc::clone(supervisor.inner());
+        let thread = thread::Builder::new()
+            .name("procpool".into())
+            .spawn(move || supervisor.run())
+            .map_err(|error| Error::system("cannot start a pool's supervisor thread", error))?;
+        Ok(ProcessPool {
+            core: PoolCore(inner),
+            supervisor: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Submits `f(arg)`. `f` is any function, or a closure that captures nothing; several arguments
+    /// travel as a tuple. Blocks only while a queue limit is reached; a job that is refused comes back as
+    /// its future's outcome, [`JobError::Closed`] or [`JobError::Broken`].
+    ///
+    /// ```compile_fail
+    /// let pool = procpool::ProcessPool::new().unwrap();
+    /// let captured = String::from("a closure that captures cannot travel to another process");
+    /// pool.submit(|n: usize| captured.len() + n, 1);
+    /// ```
+    #[track_caller]
+    pub fn submit<A: Data, R: Data>(&self, f: fn(A) -> R, arg: A) -> JobFuture<R> {
+        Executor::submit(self, f, arg)
+    }
+
+    /// Submits `f(arg)` without ever blocking: if the job cannot be taken now, the argument comes back.
+    ///
+    /// # Errors
+    /// [`Rejection::Full`] at the queue limit, [`Rejection::Closed`] after `shutdown`, [`Rejection::Broken`].
+    #[track_caller]
+    pub fn try_submit<A: Data, R: Data>(
+        &self,
+        f: fn(A) -> R,
+        arg: A,
+    ) -> Result<JobFuture<R>, Rejected<A>> {
+        self.job(f, arg).try_submit()
+    }
+
+    /// Calls `f` on every item, lazily and in order. See [`Map`].
+    #[track_caller]
+    pub fn map<A: Data, R: Data, I: IntoIterator<Item = A>>(
+        &self,
+        f: fn(A) -> R,
+        items: I,
+    ) -> Map<'_, A, R, I::IntoIter> {
+        Executor::map(self, f, items)
+    }
+
+    /// Prepares `f(arg)` with options of its own. See [`Job`].
+    #[track_caller]
+    pub fn job<A: Data, R: Data>(&self, f: fn(A) -> R, arg: A) -> Job<'_, A, R> {
+        Executor::job(self, f, arg)
+    }
+
+    /// Calls a [task](macro@crate::task) by its name, with its argument as JSON; the result is JSON too.
+    /// For workers that are [another program](ProcessPoolBuilder::worker_program), whose types this one
+    /// does not know. A name that the worker does not know ends as [`JobError::Unregistered`].
+    #[track_caller]
+    pub fn call(&self, task: &str, json: impl Into<String>) -> JobFuture<String> {
+        let cell = JobCell::new(
+            self.backend().control(),
+            Location::caller(),
+            Some(task.into()),
+            0,
+        );
+        let mut call = JsonCall {
+            name: task,
+            json: json.into(),
+        };
+        submit_call(self.backend(), &mut call, &cell, &Options::default());
+        JobFuture::of_text(cell)
+    }
+
+    /// The tasks that the workers know. Starts a worker if there is none.
+    ///
+    /// # Errors
+    /// As the job that asks a worker.
+    #[track_caller]
+    pub fn worker_tasks(&self) -> Result<Vec<TaskInfo>, JobError> {
+        let json = self.call(TASK_LIST, "null").result()?;
+        TaskInfo::parse_list(&json)
+    }
+
+    /// Counts at this moment.
+    pub fn stats(&self) -> Stats {
+        if fork::is_child() {
+            Stats::default()
+        } else {
+            self.core.0.dispatch().stats()
+        }
+    }
+
+    /// The workers at this moment, by index.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        if fork::is_child() {
+            Vec::new()
+        } else {
+            self.core.0.dispatch().workers()
+        }
+    }
+
+    /// Starts all workers now and waits until they are ready.
+    ///
+    /// # Errors
+    /// [`is_start`](Error::is_start) with the first cause if they cannot be started,
+    /// [`is_closed`](Error::is_closed) after `shutdown`.
+    pub fn warm_up(&self) -> Result<(), Error> {
+        if fork::is_child() {
+            return Err(Error::closed());
+        }
+        let inner = &self.core.0;
+        let mut dispatch = inner.dispatch();
+        loop {
+            match &dispatch.admission {
+                Admission::Closed => return Err(Error::closed()),
+                Admission::Broken(error) => return Err(error.clone()),
+                Admission::Open if dispatch.all_serving() => return Ok(()),
+                Admission::Open => {}
+            }
+            if !dispatch.requests.contains(&Request::WarmUp) {
+                dispatch.requests.push(Request::WarmUp);
+            }
+            inner.wake();
+            dispatch = inner
+                .changed
+                .wait(dispatch)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the pool: no job is accepted any more, those that there are end as `how` says, and the call
+    /// returns when no worker is left and every `on_done` callback has run (when called from one of
+    /// them: every other). Calling it again is harmless; an `Abort` overtakes a `Drain` under way.
+    pub fn shutdown(&self, how: Shutdown) {
+        if fork::is_child() {
+            return;
+        }
+        let inner = &self.core.0;
+        let mut dispatch = inner.dispatch();
+        dispatch.admission = Admission::Closed;
+        dispatch.requests.push(Request::Shutdown(how));
+        drop(dispatch);
+        inner.room.notify_all();
+        inner.changed.notify_all();
+        inner.wake();
+        inner.wait_ended();
+        let thread = self
+            .supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // The pool has ended; a panic of the supervisor's would have been seen.
+            let _ = thread.join();
+        }
+        inner.callbacks.close();
+    }
+}
+
+impl Drop for ProcessPool {
+    fn drop(&mut self) {
+        self.shutdown(if thread::panicking() {
+            Shutdown::Abort
+        } else {
+            Shutdown::Drain
+        });
+    }
+}
+
+impl fmt::Debug for ProcessPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let workers = self.core.0.settings.workers;
+        f.debug_struct("ProcessPool")
+            .field("workers", &workers)
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+impl Executor for ProcessPool {
+    fn backend(&self) -> &dyn Backend {
+        &self.core
+    }
+}
+
+impl PoolCore {
+    /// What the call is called between this pool and its workers.
+    fn target(&self, call: &dyn Call) -> Result<WireTarget, JobError> {
+        let named = |name: &str, run, function| WireTarget::Named(name.into(), run, function);
+        match call.callee() {
+            Callee::JsonTask(name) => Ok(named(name, 0, 0)),
+            Callee::Function {
+                function,
+                signature,
+            } if self.0.settings.worker_program.is_none() => {
+                let offsets = self.0.image.offsets(function);
+                let (run, function) = offsets.ok_or_else(|| {
+                    JobError::Unregistered(format!(
+                        "a function outside the main image ({signature})"
+                    ))
+                })?;
+                Ok(WireTarget::Offset(run, function))
+            }
+            Callee::Function { signature, .. } => match call.task() {
+                Some(task) => Ok(named(task.name, 1, task.fingerprint)),
+                None => Err(JobError::Unregistered(format!(
+                    "a function that is not a task ({signature})"
+                ))),
+            },
+        }
+    }
+
+    /// Waits for room in the queue, or refuses.
+    fn admit(&self, when_full: WhenFull) -> Result<MutexGuard<'_, Dispatch>, Rejection> {
+        let limit = self.0.settings.queue_limit;
+        let mut dispatch = self.0.dispatch();
+        loop {
+            match &dispatch.admission {
+                Admission::Closed => return Err(Rejection::Closed),
+                Admission::Broken(error) => return Err(Rejection::Broken(error.clone())),
+                Admission::Open => {}
+            }
+            if limit.is_none_or(|limit| dispatch.unstarted() < limit) {
+                return Ok(dispatch);
+            }
+            if when_full == WhenFull::Refuse {
+                return Err(Rejection::Full);
+            }
+            dispatch.blocked += 1;
+            dispatch = self
+                .0
+                .room
+                .wait(dispatch)
+                .unwrap_or_else(PoisonError::into_inner);
+            dispatch.blocked -= 1;
+        }
+    }
+}
+
+impl Backend for PoolCore {
+    fn control(&self) -> Arc<dyn Control> {
+        Arc::clone(&self.0) as Arc<dyn Control>
+    }
+
+    fn accept(
+        &self,
+        call: &mut dyn Call,
+        promise: Promise,
+        options: &Options,
+        when_full: WhenFull,
+    ) -> Result<(), Rejection> {
+        if fork::is_child() {
+            return Err(Rejection::Closed);
+        }
+        let settings = &self.0.settings;
+        let cell = promise.0;
+        let encoded = SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            let target = self.target(call)?;
+            let count = call.encode(settings.payload_limit, scratch)?;
+            let payload = Payload::new(scratch);
+            if scratch.capacity() > SCRATCH_MAX {
+                *scratch = Vec::new();
+            }
+            Ok((target, count, payload))
+        });
+        let result = match encoded {
+            Ok((_, 0, _)) => Ok(Value::Parts(Vec::new())),
+            Err(error) => Err(error),
+            Ok((target, count, payload)) => {
+                let limits = (
+                    options.retries.unwrap_or(settings.retries),
+                    options.timeout.or(settings.job_timeout),
+                    settings.payload_limit,
+                );
+                let entry = Entry::new(cell, target, payload, count, clock::monotonic_ns(), limits);
+                return self.enter(entry, when_full);
+            }
+        };
+        self.admit(when_full)?.count_early(&result);
+        cell.complete(Ended {
+            result,
+            report: Report::default(),
+        })
+        .run();
+        Ok(())
+    }
+
+    fn workers(&self) -> usize {
+        self.0.settings.workers
+    }
+
+    fn takes_chunks(&self) -> bool {
+        true
+    }
+
+    fn payload_limit(&self) -> Option<u64> {
+        self.0.settings.payload_limit
+    }
+}
+
+impl PoolCore {
+    fn enter(&self, entry: Entry, when_full: WhenFull) -> Result<(), Rejection> {
+        let mut dispatch = self.admit(when_full)?;
+        let wake = dispatch.accept(entry);
+        drop(dispatch);
+        if wake {
+            self.0.wake();
+        }
+        Ok(())
+    }
+}
+
+impl Control for Inner {
+    fn cancel(&self, job: &Promise) -> bool {
+        if fork::is_child() {
+            return false;
+        }
+        let completion = {
+            let mut dispatch = self.dispatch();
+            let completion = dispatch.cancel(&job.0);
+            if dispatch.blocked > 0 {
+                self.room.notify_all();
+            }
+            if dispatch.is_drained() {
+                // A shutdown may have been waiting for this job.
+                self.wake();
+            }
+            completion
+        };
+        match completion {
+            Some(completion) => {
+                complete_here(vec![completion]);
+                true
+            }
+            None => job.0.is_cancelled(),
+        }
+    }
+
+    fn abort(&self, job: &Promise) {
+        if fork::is_child() {
+            return;
+        }
+        let completions = self.dispatch().abort(&job.0);
+        self.wake();
+        complete_here(completions);
+    }
+
+    fn is_running(&self, job: &Promise) -> bool {
+        !fork::is_child() && self.dispatch().is_running(&job.0) && !job.0.is_done()
+    }
+
+    fn progress(&self, job: &Promise) -> Option<Progress> {
+        if fork::is_child() {
+            None
+        } else {
+            self.dispatch().progress(&job.0)
+        }
+    }
+
+    fn is_inert(&self) -> bool {
+        fork::is_child()
+    }
+}

@@ -1,0 +1,115 @@
+//! What is known of jobs and workers besides results: plain data.
+
+use std::time::Duration;
+
+use crate::job_error::JobError;
+use crate::job_id::JobId;
+
+/// A job's result with its report.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Outcome<R> {
+    /// The value, or how the job ended without one.
+    pub result: Result<R, JobError>,
+    /// What it took.
+    pub report: Report,
+}
+
+/// What a job took.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// How often it was started; 0 if it never was.
+    pub attempts: u32,
+    /// From its submission to the start of its last attempt; to its end if it never started.
+    pub queued: Duration,
+    /// How long its last attempt ran.
+    pub ran: Duration,
+    /// CPU time of its last attempt, all threads of the worker. Measured for attempts of 50 ms and more.
+    pub cpu: Option<Duration>,
+    /// Peak resident set of its worker until then, in bytes. Measured for attempts of 50 ms and more.
+    pub peak_rss: Option<u64>,
+    /// The process that ran it last.
+    pub pid: Option<u32>,
+    /// The worker index that ran it last.
+    pub worker: Option<usize>,
+}
+
+/// What an `on_done` callback is told. The value itself stays for whoever takes it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Done {
+    /// Which job.
+    pub id: JobId,
+    /// How it ended, as far as is known without decoding the value; `None` if there is one.
+    pub error: Option<JobError>,
+    /// What it took.
+    pub report: Report,
+}
+
+/// The latest progress that a job has reported.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// As the job gave it; by convention from 0 to 1.
+    pub fraction: f64,
+    /// As the job gave it, cut to 256 bytes.
+    pub message: String,
+}
+
+/// Counts of a pool at one moment: submitted = finished + failed + cancelled + running + queued.
+/// Refused jobs are not counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Workers that live, those that are starting included.
+    pub workers: usize,
+    /// Workers that are ready and have no job.
+    pub idle: usize,
+    /// Jobs that have started and not ended. A chunk of a `map` counts as one job.
+    pub running: usize,
+    /// Jobs that have not started.
+    pub queued: usize,
+    /// Jobs accepted since the pool was made.
+    pub submitted: u64,
+    /// Jobs that ended with a value.
+    pub finished: u64,
+    /// Jobs that ended with an error, cancellation apart.
+    pub failed: u64,
+    /// Jobs that were cancelled or aborted.
+    pub cancelled: u64,
+    /// Workers started.
+    pub spawned: u64,
+    /// Workers that ended without having been told to retire, with or without a job.
+    pub deaths: u64,
+}
+
+/// One worker of a pool.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Its slot: from 0 to the number of workers, and the same for its replacement.
+    pub index: usize,
+    /// Its process id.
+    pub pid: u32,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// The job that it has started, if any.
+    pub job: Option<JobId>,
+    /// Jobs that it has ended.
+    pub jobs_done: u64,
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// It is not ready yet.
+    Starting,
+    /// It waits for a job.
+    Idle,
+    /// It has jobs.
+    Busy,
+    /// It is ending.
+    Stopping,
+}

@@ -1,0 +1,722 @@
+//! Which job goes to which worker. Everything here happens under one lock, which callers of `submit` and
+//! the supervisor take in turns, each for a short time; nothing of the user's runs under it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use procpool_sys::clock;
+use procpool_wire::block::{Claim, TICKETS_MAX, Ticket};
+
+use super::channel::{Harvest, Intake, PoolChannel};
+use super::entry::{Completion, Entry, Next, StopReason};
+use super::index_set::IndexSet;
+use super::machine::Manner;
+use super::queue::Queue;
+use crate::Error;
+use crate::builder::Shutdown;
+use crate::cell::{JobCell, Value};
+use crate::job_error::JobError;
+use crate::report::{Progress, Stats, WorkerInfo, WorkerState};
+
+/// Whether jobs are accepted.
+#[derive(Debug, Clone)]
+pub(crate) enum Admission {
+    Open,
+    Closed,
+    Broken(Error),
+}
+
+/// What callers ask of the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Start all workers.
+    WarmUp,
+    /// Stop the job that runs in this slot.
+    StopJob(usize, Manner),
+    /// End the pool.
+    Shutdown(Shutdown),
+}
+
+/// What is known of a slot's worker outside the supervisor's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resident {
+    pub(crate) pid: u32,
+    pub(crate) state: ResidentState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResidentState {
+    Starting,
+    Serving,
+    Stopping,
+}
+
+/// Jobs, and the workers that can take them.
+pub(crate) struct Dispatch {
+    pub(crate) admission: Admission,
+    queue: Queue<Entry>,
+    /// By slot; from the worker's start to its burial.
+    channels: Vec<Option<PoolChannel>>,
+    residents: Vec<Option<Resident>>,
+    /// Serving workers without a job.
+    idle: IndexSet,
+    /// Slots that are serving.
+    serving: usize,
+    /// Jobs at workers.
+    sent: usize,
+    /// The lowest priority that a job at a worker may have.
+    lowest_sent: i32,
+    /// Where the last job went when no worker was idle.
+    cursor: usize,
+    /// When the supervisor must look for jobs whose time is over; `u64::MAX` if no job has a limit.
+    look_at: u64,
+    /// A channel may have something to write that did not fit.
+    pub(crate) writing: bool,
+    discard: bool,
+    stats: Stats,
+    pub(crate) requests: Vec<Request>,
+    /// Threads that wait for room in the queue.
+    pub(crate) blocked: usize,
+}
+
+/// The place of a job, as its cell notes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    /// In the queue, with this number.
+    Queued(u64),
+    /// At the worker of this slot, with this index in the claim table.
+    Sent(usize, u32),
+}
+
+const PLACE_TAG: u32 = 62;
+const PLACE_SLOT: u32 = 32;
+
+impl Place {
+    fn of(cell: &JobCell) -> Place {
+        let word = cell.place.load(Ordering::Relaxed);
+        let rest = word & ((1 << PLACE_TAG) - 1);
+        match word >> PLACE_TAG {
+            1 => Place::Queued(rest),
+            2 => Place::Sent((rest >> PLACE_SLOT) as usize, rest as u32),
+            _ => Place::Nowhere,
+        }
+    }
+
+    fn note(self, cell: &JobCell) {
+        let word = match self {
+            Place::Nowhere => 0,
+            Place::Queued(sequence) => 1 << PLACE_TAG | sequence,
+            Place::Sent(slot, index) => {
+                2 << PLACE_TAG | (slot as u64) << PLACE_SLOT | u64::from(index)
+            }
+        };
+        cell.place.store(word, Ordering::Relaxed);
+    }
+}
+
+impl Dispatch {
+    pub(crate) fn new(workers: usize) -> Dispatch {
+        Dispatch {
+            admission: Admission::Open,
+            queue: Queue::default(),
+            channels: (0..workers).map(|_| None).collect(),
+            residents: vec![None; workers],
+            idle: IndexSet::new(workers),
+            serving: 0,
+            sent: 0,
+            lowest_sent: i32::MAX,
+            cursor: 0,
+            look_at: u64::MAX,
+            writing: false,
+            discard: false,
+            stats: Stats::default(),
+            requests: Vec::new(),
+            blocked: 0,
+        }
+    }
+
+    // ---- accepting -------------------------------------------------------------------------------
+
+    /// Jobs accepted and not started. The first job of each worker counts as started: it is, or will be
+    /// in microseconds.
+    pub(crate) fn unstarted(&self) -> usize {
+        let busy = self.serving - self.idle.len();
+        self.queue.len() + self.sent.saturating_sub(busy)
+    }
+
+    /// Takes a job in. True if the supervisor has something to do about it.
+    pub(crate) fn accept(&mut self, mut entry: Entry) -> bool {
+        self.stats.submitted += 1;
+        entry.sequence = self.queue.number();
+        let must_look = entry
+            .timeout
+            .is_some_and(|timeout| self.look_no_later_than(timeout));
+        if entry.cell.priority > self.lowest_sent {
+            self.make_way(entry.cell.priority);
+        }
+        let entry = if self.queue.is_empty() {
+            self.try_send(entry)
+        } else {
+            Some(entry)
+        };
+        if let Some(entry) = entry {
+            self.enqueue(entry);
+        }
+        must_look
+            || self.writing
+            || !self.queue.is_empty() && self.residents.iter().any(Option::is_none)
+    }
+
+    /// A job with this limit may start now. True if the supervisor would look too late.
+    fn look_no_later_than(&mut self, timeout: Duration) -> bool {
+        let at = clock::monotonic_ns().saturating_add(nanoseconds(timeout));
+        let sooner = at < self.look_at;
+        self.look_at = self.look_at.min(at);
+        sooner
+    }
+
+    /// Notes a job that ended as it was accepted: its argument could not be encoded.
+    pub(crate) fn count_early(&mut self, result: &Result<Value, JobError>) {
+        self.stats.submitted += 1;
+        match result {
+            Ok(_) => self.stats.finished += 1,
+            Err(_) => self.stats.failed += 1,
+        }
+    }
+
+    fn enqueue(&mut self, entry: Entry) {
+        Place::Queued(entry.sequence).note(&entry.cell);
+        self.queue
+            .insert(entry.cell.priority, entry.sequence, entry);
+    }
+
+    /// Takes jobs of lower priority back that no worker has started.
+    fn make_way(&mut self, priority: i32) {
+        for slot in 0..self.channels.len() {
+            let Some(channel) = &mut self.channels[slot] else {
+                continue;
+            };
+            let revoked = channel.revoke_below(priority);
+            self.take_back(slot, revoked);
+        }
+    }
+
+    fn take_back(&mut self, slot: usize, revoked: Vec<Entry>) {
+        self.sent -= revoked.len();
+        for entry in revoked {
+            self.enqueue(entry);
+        }
+        self.note_idle(slot);
+    }
+
+    /// Sends a job to a worker at once, if one should have it.
+    fn try_send(&mut self, entry: Entry) -> Option<Entry> {
+        let slot = match self.idle.first() {
+            Some(slot) => slot,
+            // A new worker is better than a place behind another job.
+            None if self.serving < self.channels.len() => return Some(entry),
+            None => match self.next_with_room() {
+                Some(slot) => slot,
+                None => return Some(entry),
+            },
+        };
+        match self.send(slot, entry) {
+            Ok(()) => {
+                self.wake(slot);
+                None
+            }
+            Err(entry) => Some(entry),
+        }
+    }
+
+    fn next_with_room(&mut self) -> Option<usize> {
+        let count = self.channels.len();
+        for step in 1..=count {
+            let slot = (self.cursor + step) % count;
+            if self.channels[slot]
+                .as_ref()
+                .is_some_and(|channel| channel.room() > 0)
+            {
+                self.cursor = slot;
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    fn send(&mut self, slot: usize, entry: Entry) -> Result<(), Entry> {
+        let Some(channel) = &mut self.channels[slot] else {
+            return Err(entry);
+        };
+        let (cell, priority, timeout) =
+            (Arc::clone(&entry.cell), entry.cell.priority, entry.timeout);
+        let ticket = channel.send(entry)?;
+        Place::Sent(slot, ticket.index).note(&cell);
+        if self.sent == 0 {
+            self.lowest_sent = i32::MAX;
+        }
+        self.sent += 1;
+        if let Some(timeout) = timeout {
+            self.look_no_later_than(timeout);
+        }
+        self.lowest_sent = self.lowest_sent.min(priority);
+        self.idle.remove(slot);
+        Ok(())
+    }
+
+    fn wake(&mut self, slot: usize) {
+        if let Some(channel) = &mut self.channels[slot] {
+            channel.wake();
+            self.writing |= channel.wants_to_write();
+        }
+    }
+
+    fn note_idle(&mut self, slot: usize) {
+        let idle = self.is_serving(slot)
+            && self.channels[slot]
+                .as_ref()
+                .is_some_and(|c| c.in_flight() == 0 && c.room() > 0);
+        if idle {
+            self.idle.insert(slot);
+        } else {
+            self.idle.remove(slot);
+        }
+    }
+
+    fn is_serving(&self, slot: usize) -> bool {
+        matches!(
+            self.residents[slot],
+            Some(Resident {
+                state: ResidentState::Serving,
+                ..
+            })
+        )
+    }
+
+    // ---- giving out ------------------------------------------------------------------------------
+
+    /// Tops workers up from the queue, and moves jobs from behind others to workers that are idle.
+    pub(crate) fn pump(&mut self) {
+        if self.queue.is_empty() {
+            self.steal();
+        }
+        // Until all workers are up, those that are get one job at a time.
+        let house_is_full = self.serving == self.channels.len();
+        while !self.queue.is_empty() {
+            let Some(slot) = self.idle.first() else { break };
+            if !self.send_next(slot, 1) {
+                break;
+            }
+        }
+        if !house_is_full || self.queue.is_empty() {
+            return;
+        }
+        // Each gets its share: all to the first would only have to be taken back again.
+        let share = self.queue.len().div_ceil(self.serving.max(1));
+        for slot in 0..self.channels.len() {
+            let room = self.channels[slot].as_ref().map_or(0, PoolChannel::room);
+            if room > 0 && self.is_serving(slot) && !self.send_next(slot, room.min(share)) {
+                continue;
+            }
+        }
+    }
+
+    /// Sends up to `count` jobs from the queue. False if the worker could not take one.
+    fn send_next(&mut self, slot: usize, count: usize) -> bool {
+        for _ in 0..count {
+            let Some(entry) = self.queue.pop() else { break };
+            if let Err(entry) = self.send(slot, entry) {
+                self.enqueue(entry);
+                self.idle.remove(slot);
+                self.wake(slot);
+                return false;
+            }
+        }
+        self.wake(slot);
+        true
+    }
+
+    /// A short job never waits behind a long one while a worker is idle.
+    fn steal(&mut self) {
+        let busy = self.serving - self.idle.len();
+        if self.idle.is_empty() || self.sent <= busy {
+            return;
+        }
+        let crowded = (0..self.channels.len()).max_by_key(|slot| {
+            self.channels[*slot]
+                .as_ref()
+                .map_or(0, PoolChannel::in_flight)
+        });
+        if let Some(slot) = crowded
+            && let Some(channel) = &mut self.channels[slot]
+        {
+            let behind = channel.in_flight().saturating_sub(1);
+            let revoked = channel.revoke_last(behind.div_ceil(2).max(self.idle.len().min(behind)));
+            self.take_back(slot, revoked);
+        }
+    }
+
+    // ---- results ---------------------------------------------------------------------------------
+
+    /// Lets `read` read from the worker of a slot, and books what came of it.
+    pub(crate) fn harvest(
+        &mut self,
+        slot: usize,
+        read: impl FnOnce(&mut PoolChannel, &mut Harvest),
+    ) -> Harvest {
+        let mut harvest = Harvest::default();
+        let Some(channel) = &mut self.channels[slot] else {
+            return harvest;
+        };
+        let before = channel.in_flight();
+        read(channel, &mut harvest);
+        self.sent -= before - channel.in_flight();
+        if harvest.any {
+            // It may wait for room for its results.
+            channel.wake();
+        }
+        self.writing |= channel.wants_to_write();
+        for completion in &harvest.completions {
+            self.count(completion);
+        }
+        for entry in std::mem::take(&mut harvest.requeue) {
+            if let Some(completion) = self.requeue(entry) {
+                harvest.completions.push(completion);
+            }
+        }
+        self.note_idle(slot);
+        harvest
+    }
+
+    fn count(&mut self, completion: &Completion) {
+        Place::Nowhere.note(&completion.cell);
+        if completion.is_cancelled() {
+            self.stats.cancelled += 1;
+        } else if completion.is_failed() {
+            self.stats.failed += 1;
+        } else {
+            self.stats.finished += 1;
+        }
+    }
+
+    /// Puts back a job that left its worker; ends it if the pool is not going to run it.
+    fn requeue(&mut self, entry: Entry) -> Option<Completion> {
+        let error = match &self.admission {
+            Admission::Broken(error) => JobError::Broken(error.clone()),
+            _ if self.discard => JobError::Cancelled { started: false },
+            _ => {
+                self.enqueue(entry);
+                return None;
+            }
+        };
+        let completion = entry.fail_rest(&error);
+        self.count(&completion);
+        Some(completion)
+    }
+
+    // ---- questions and orders about one job ----------------------------------------------------
+
+    fn ticket_of(&self, cell: &Arc<JobCell>) -> Option<(usize, Ticket)> {
+        let Place::Sent(slot, index) = Place::of(cell) else {
+            return None;
+        };
+        let ticket = self.channels.get(slot)?.as_ref()?.ticket_of(index, cell)?;
+        Some((slot, ticket))
+    }
+
+    pub(crate) fn is_running(&self, cell: &Arc<JobCell>) -> bool {
+        self.ticket_of(cell).is_some_and(|(slot, ticket)| {
+            self.channels[slot]
+                .as_ref()
+                .and_then(|channel| channel.claim(ticket))
+                == Some(Claim::Claimed)
+        })
+    }
+
+    pub(crate) fn progress(&self, cell: &Arc<JobCell>) -> Option<Progress> {
+        let (slot, ticket) = self.ticket_of(cell)?;
+        self.channels[slot].as_ref()?.progress(ticket)
+    }
+
+    /// Takes a job that has not started off the books. `None`: it has started, or ended.
+    pub(crate) fn cancel(&mut self, cell: &Arc<JobCell>) -> Option<Completion> {
+        let entry = match Place::of(cell) {
+            Place::Nowhere => return None,
+            Place::Queued(sequence) => self.queue.remove(cell.priority, sequence)?,
+            Place::Sent(..) => {
+                let (slot, ticket) = self.ticket_of(cell)?;
+                let entry = self.channels[slot].as_mut()?.revoke(ticket)?;
+                self.sent -= 1;
+                self.note_idle(slot);
+                entry
+            }
+        };
+        let completion = entry.fail_rest(&JobError::Cancelled { started: false });
+        self.count(&completion);
+        Some(completion)
+    }
+
+    /// Sees to it that a job stops. What completes at once is returned.
+    pub(crate) fn abort(&mut self, cell: &Arc<JobCell>) -> Vec<Completion> {
+        let Some((slot, _)) = self.ticket_of(cell) else {
+            return self.cancel(cell).into_iter().collect();
+        };
+        // A result that is there already wins.
+        let mut completions = self.harvest(slot, PoolChannel::read_results).completions;
+        if let Some(completion) = self.cancel(cell) {
+            completions.push(completion);
+        } else if let Some((slot, ticket)) = self.ticket_of(cell) {
+            self.stop_job(slot, ticket, StopReason::Abort);
+        }
+        completions
+    }
+
+    /// Begins to stop the running job of a slot. The others sent there are taken back first, so that what
+    /// hits the worker cannot hit them.
+    fn stop_job(&mut self, slot: usize, ticket: Ticket, reason: StopReason) {
+        let Some(channel) = &mut self.channels[slot] else {
+            return;
+        };
+        channel.intake = Intake::Shut;
+        channel.stop(ticket, reason);
+        let manner = match channel.running() {
+            Some((_, _, _, black_box)) if black_box.cooperative => Manner::Cooperative,
+            _ => Manner::Plain,
+        };
+        let revoked = channel.revoke_last(usize::MAX);
+        self.take_back(slot, revoked);
+        self.requests.push(Request::StopJob(slot, manner));
+    }
+
+    // ---- time limits -----------------------------------------------------------------------------
+
+    /// When to call `check_timeouts`.
+    pub(crate) fn look_at(&self) -> Option<u64> {
+        (self.look_at < u64::MAX).then_some(self.look_at)
+    }
+
+    /// Begins to stop the jobs whose time is over.
+    pub(crate) fn check_timeouts(&mut self, now: u64) {
+        if now < self.look_at {
+            return;
+        }
+        let mut next = u64::MAX;
+        for slot in 0..self.channels.len() {
+            let Some(channel) = &self.channels[slot] else {
+                continue;
+            };
+            let Some(shortest) = channel.shortest_timeout_ns() else {
+                continue;
+            };
+            // A job that starts after this look cannot be over before this moment.
+            let mut look_at = now.saturating_add(shortest);
+            if let Some((ticket, entry, None, black_box)) = channel.running()
+                && let Some(timeout) = entry.timeout
+            {
+                // The worker's word on when it started counts within reason only.
+                let started = black_box.started_ns.min(now);
+                let over_at = started.saturating_add(nanoseconds(timeout));
+                if over_at <= now {
+                    self.stop_job(slot, ticket, StopReason::Timeout(timeout));
+                    continue;
+                }
+                look_at = look_at.min(over_at);
+            }
+            next = next.min(look_at);
+        }
+        self.look_at = next;
+    }
+
+    // ---- workers come and go ---------------------------------------------------------------------
+
+    pub(crate) fn add_worker(&mut self, channel: PoolChannel) {
+        let slot = channel.slot;
+        self.residents[slot] = Some(Resident {
+            pid: channel.pid,
+            state: ResidentState::Starting,
+        });
+        self.channels[slot] = Some(channel);
+        self.stats.spawned += 1;
+    }
+
+    pub(crate) fn ready(&mut self, slot: usize) {
+        self.set_state(slot, ResidentState::Serving);
+    }
+
+    /// The worker gets no more jobs; those that it has not started are taken back.
+    pub(crate) fn close_intake(&mut self, slot: usize) {
+        self.set_state(slot, ResidentState::Stopping);
+        if let Some(channel) = &mut self.channels[slot] {
+            channel.intake = Intake::Shut;
+            let revoked = channel.revoke_last(usize::MAX);
+            self.take_back(slot, revoked);
+        }
+    }
+
+    pub(crate) fn resume(&mut self, slot: usize) {
+        if let Some(channel) = &mut self.channels[slot] {
+            channel.intake = Intake::Open;
+        }
+        self.set_state(slot, ResidentState::Serving);
+    }
+
+    fn set_state(&mut self, slot: usize, state: ResidentState) {
+        let Some(resident) = &mut self.residents[slot] else {
+            return;
+        };
+        if resident.state == ResidentState::Serving && state != ResidentState::Serving {
+            self.serving -= 1;
+        }
+        if resident.state != ResidentState::Serving && state == ResidentState::Serving {
+            self.serving += 1;
+        }
+        resident.state = state;
+        self.note_idle(slot);
+    }
+
+    /// The slot's worker is no more. Its channel is handed over, to be buried.
+    pub(crate) fn remove_worker(&mut self, slot: usize) -> Option<PoolChannel> {
+        self.set_state(slot, ResidentState::Stopping);
+        self.residents[slot] = None;
+        let channel = self.channels[slot].take()?;
+        self.sent -= channel.in_flight();
+        Some(channel)
+    }
+
+    pub(crate) fn count_death(&mut self) {
+        self.stats.deaths += 1;
+    }
+
+    /// Books what became of a dead worker's job.
+    pub(crate) fn settle(&mut self, next: Next) -> Option<Completion> {
+        match next {
+            Next::Complete(completion) => {
+                self.count(&completion);
+                Some(completion)
+            }
+            Next::Requeue(entry) => self.requeue(entry),
+        }
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------
+
+    /// Cancels every job that has not started.
+    pub(crate) fn cancel_unstarted(&mut self) -> Vec<Completion> {
+        self.end_unstarted(&JobError::Cancelled { started: false })
+    }
+
+    fn end_unstarted(&mut self, error: &JobError) -> Vec<Completion> {
+        for slot in 0..self.channels.len() {
+            if let Some(channel) = &mut self.channels[slot] {
+                let revoked = channel.revoke_last(usize::MAX);
+                self.take_back(slot, revoked);
+            }
+        }
+        let mut completions = Vec::new();
+        while let Some(entry) = self.queue.pop() {
+            let completion = entry.fail_rest(error);
+            self.count(&completion);
+            completions.push(completion);
+        }
+        completions
+    }
+
+    /// No worker can be started: ends every job that waits for one.
+    pub(crate) fn break_down(&mut self, error: Error) -> Vec<Completion> {
+        let completions = self.end_unstarted(&JobError::Broken(error.clone()));
+        if !matches!(self.admission, Admission::Closed) {
+            self.admission = Admission::Broken(error);
+        }
+        completions
+    }
+
+    /// Stops every running job, and runs nothing that comes back.
+    pub(crate) fn abort_all(&mut self) {
+        self.discard = true;
+        for slot in 0..self.channels.len() {
+            let running = self.channels[slot]
+                .as_ref()
+                .and_then(|channel| channel.running().map(|r| r.0));
+            if let Some(ticket) = running {
+                self.stop_job(slot, ticket, StopReason::Abort);
+            }
+        }
+    }
+
+    /// True if no job is waiting or at a worker.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.queue.is_empty() && self.sent == 0
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    pub(crate) fn all_serving(&self) -> bool {
+        self.serving == self.channels.len()
+    }
+
+    pub(crate) fn channel(&self, slot: usize) -> Option<&PoolChannel> {
+        self.channels[slot].as_ref()
+    }
+
+    pub(crate) fn channel_mut(&mut self, slot: usize) -> Option<&mut PoolChannel> {
+        self.channels[slot].as_mut()
+    }
+
+    // ---- looking ---------------------------------------------------------------------------------
+
+    pub(crate) fn stats(&self) -> Stats {
+        let running: usize = self
+            .channels
+            .iter()
+            .flatten()
+            .map(PoolChannel::claimed)
+            .sum();
+        Stats {
+            workers: self.residents.iter().flatten().count(),
+            idle: self.idle.len(),
+            running,
+            queued: self.queue.len() + self.sent - running,
+            ..self.stats.clone()
+        }
+    }
+
+    pub(crate) fn workers(&self) -> Vec<WorkerInfo> {
+        let residents = self.residents.iter().enumerate();
+        let info = |(index, resident): (usize, &Option<Resident>)| {
+            let resident = (*resident)?;
+            let channel = self.channels[index].as_ref();
+            let state = match resident.state {
+                ResidentState::Starting => WorkerState::Starting,
+                ResidentState::Stopping => WorkerState::Stopping,
+                ResidentState::Serving if channel.is_some_and(|c| c.in_flight() > 0) => {
+                    WorkerState::Busy
+                }
+                ResidentState::Serving => WorkerState::Idle,
+            };
+            Some(WorkerInfo {
+                index,
+                pid: resident.pid,
+                state,
+                job: channel
+                    .and_then(|channel| channel.running().map(|(_, entry, ..)| entry.cell.id)),
+                jobs_done: channel.map_or(0, |channel| channel.jobs_done),
+            })
+        };
+        residents.filter_map(info).collect()
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// More jobs than this are never at one worker; a place in a cell has room for the number.
+const _: () = assert!(TICKETS_MAX < 1 << PLACE_SLOT);

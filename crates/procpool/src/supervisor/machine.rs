@@ -1,0 +1,363 @@
+//! The pure core of the supervisor: which worker is started, stopped and killed, and when.
+//!
+//! An event and the time go in, actions come out. No I/O, no clock, no threads, no jobs: what a worker
+//! does between `Ready` and its end is the [dispatch](super::dispatch)'s affair. The states are drawn in
+//! README.md beside this file.
+
+use std::collections::VecDeque;
+
+use super::slot::{Slot, Stage};
+
+/// After a worker died before it was ready, the next start waits so long; twice as long after each more.
+const BACKOFF_FIRST_NS: u64 = 10_000_000;
+/// The longest wait between starts.
+const BACKOFF_MAX_NS: u64 = 1_000_000_000;
+
+/// What the core goes by: plain data.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    pub(crate) slots: usize,
+    pub(crate) start_timeout_ns: u64,
+    pub(crate) grace_ns: u64,
+    pub(crate) restart_limit: u32,
+    pub(crate) restart_window_ns: u64,
+}
+
+/// Everything that can happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// So many jobs wait for a worker to be started.
+    Demand(usize),
+    /// Every slot shall have a worker.
+    WarmUp,
+    /// The worker could not be started.
+    SpawnFailed(usize, String),
+    /// The worker can take jobs.
+    Ready(usize),
+    /// The worker says that it cannot start.
+    StartFailed(usize, String),
+    /// The worker's process has ended and is reaped; what is known of the cause.
+    Exited(usize, String),
+    /// The worker broke the rules.
+    Faulty(usize),
+    /// The worker's job shall stop.
+    StopJob(usize, Manner),
+    /// The job that was to stop has returned.
+    Returned(usize),
+    /// The worker has run all the jobs it shall.
+    Retire(usize),
+    /// Time has passed.
+    Tick,
+    /// Workers that are starting are not needed any more.
+    Abort,
+    /// No jobs are left, and none will come.
+    Drained,
+}
+
+/// How a job is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It looks at the stop flag: it gets half of the grace before SIGTERM.
+    Cooperative,
+    /// SIGTERM at once.
+    Plain,
+}
+
+/// Everything that the loop is told to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Start a worker.
+    Spawn(usize),
+    /// Tell the worker to exit.
+    Bye(usize),
+    /// SIGTERM to the worker's group.
+    Terminate(usize),
+    /// SIGKILL to the worker's group.
+    Kill(usize),
+    /// The worker takes jobs again.
+    Resume(usize),
+    /// No worker can be started: the first cause.
+    Break(String),
+    /// Nothing is left and nothing will come.
+    Finished,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// The pool is broken: nothing is started any more.
+    Broken,
+    /// No jobs are left and none will come.
+    Drained,
+    Finished,
+}
+
+/// The core.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    policy: Policy,
+    slots: Vec<Slot>,
+    life: Life,
+    /// Workers that are wanted besides those that live.
+    demand: usize,
+    /// When workers died before they were ready, within the window.
+    start_deaths: VecDeque<u64>,
+    first_cause: Option<String>,
+    /// No worker is started before this time.
+    not_before: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(policy: Policy) -> Machine {
+        let slots = vec![Slot::Empty; policy.slots];
+        Machine {
+            policy,
+            slots,
+            life: Life::Open,
+            demand: 0,
+            start_deaths: VecDeque::new(),
+            first_cause: None,
+            not_before: 0,
+        }
+    }
+
+    pub(crate) fn slot(&self, slot: usize) -> Slot {
+        self.slots[slot]
+    }
+
+    /// Takes an event and appends what is to be done to `out`.
+    pub(crate) fn handle(&mut self, event: Event, now: u64, out: &mut Vec<Action>) {
+        match event {
+            Event::Demand(jobs) => self.demand = jobs,
+            Event::WarmUp => {
+                let missing = |slot: &&Slot| matches!(slot, Slot::Empty | Slot::Starting { .. });
+                self.demand = self.slots.iter().filter(missing).count();
+            }
+            Event::SpawnFailed(slot, cause) => {
+                if matches!(self.slots[slot], Slot::Starting { .. }) {
+                    self.slots[slot] = Slot::Empty;
+                    self.start_death(cause, now, out);
+                }
+            }
+            Event::Ready(slot) => {
+                if matches!(self.slots[slot], Slot::Starting { .. }) {
+                    self.slots[slot] = Slot::Serving;
+                    // It is the worker that one of the waiting jobs wanted.
+                    self.demand = self.demand.saturating_sub(1);
+                    self.start_deaths.clear();
+                    self.first_cause = None;
+                    self.not_before = 0;
+                    if self.life == Life::Drained {
+                        self.retire(slot, now, out);
+                    }
+                }
+            }
+            Event::StartFailed(slot, cause) => {
+                if matches!(self.slots[slot], Slot::Starting { .. }) {
+                    self.kill(slot, out);
+                    self.start_death(cause, now, out);
+                }
+            }
+            Event::Exited(slot, cause) => {
+                let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
+                match before {
+                    Slot::Starting { .. } => self.start_death(cause, now, out),
+                    // Nobody told it to go: the pool shall be as strong as it was.
+                    Slot::Serving => self.demand = self.demand.max(self.starting() + 1),
+                    Slot::Empty | Slot::Stopping(_) => {}
+                }
+            }
+            Event::Faulty(slot) => {
+                if self.slots[slot] != Slot::Empty {
+                    self.kill(slot, out);
+                }
+            }
+            Event::StopJob(slot, manner) => self.stop_job(slot, manner, now, out),
+            Event::Returned(slot) => match self.slots[slot] {
+                Slot::Stopping(Stage::Asked { .. }) => {
+                    self.slots[slot] = Slot::Serving;
+                    if self.life == Life::Drained {
+                        self.retire(slot, now, out);
+                    } else {
+                        out.push(Action::Resume(slot));
+                    }
+                }
+                // It has been sent SIGTERM, and what that did to it nobody knows.
+                Slot::Stopping(Stage::Terminated { .. }) => self.kill(slot, out),
+                _ => {}
+            },
+            Event::Retire(slot) => {
+                if self.slots[slot] == Slot::Serving {
+                    self.retire(slot, now, out);
+                }
+            }
+            Event::Tick => {}
+            Event::Abort => {
+                for slot in 0..self.slots.len() {
+                    if matches!(self.slots[slot], Slot::Starting { .. }) {
+                        self.kill(slot, out);
+                    }
+                }
+            }
+            Event::Drained => {
+                if matches!(self.life, Life::Open | Life::Broken) {
+                    self.life = Life::Drained;
+                    for slot in 0..self.slots.len() {
+                        match self.slots[slot] {
+                            Slot::Serving => self.retire(slot, now, out),
+                            Slot::Starting { .. } => self.kill(slot, out),
+                            Slot::Empty | Slot::Stopping(_) => {}
+                        }
+                    }
+                }
+            }
+        }
+        self.expire(now, out);
+        self.start_workers(now, out);
+        if self.life == Life::Drained && self.slots.iter().all(|slot| *slot == Slot::Empty) {
+            self.life = Life::Finished;
+            out.push(Action::Finished);
+        }
+    }
+
+    /// When the core wants to be woken by a `Tick`.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        let start =
+            (self.wants_worker() && self.slots.contains(&Slot::Empty)).then_some(self.not_before);
+        self.slots
+            .iter()
+            .filter_map(Slot::deadline)
+            .chain(start)
+            .min()
+    }
+
+    fn wants_worker(&self) -> bool {
+        self.life == Life::Open && self.demand > self.starting()
+    }
+
+    fn starting(&self) -> usize {
+        self.slots
+            .iter()
+            .filter(|slot| matches!(slot, Slot::Starting { .. }))
+            .count()
+    }
+
+    fn start_workers(&mut self, now: u64, out: &mut Vec<Action>) {
+        if !self.wants_worker() || now < self.not_before {
+            return;
+        }
+        // After a failed start one worker at a time shows whether it goes better now.
+        let at_once = if self.start_deaths.is_empty() {
+            usize::MAX
+        } else {
+            1
+        };
+        let starting = self.starting();
+        let wanted = self.demand.min(at_once).saturating_sub(starting);
+        let give_up_at = now.saturating_add(self.policy.start_timeout_ns);
+        let empty = self
+            .slots
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, slot)| **slot == Slot::Empty);
+        for (index, slot) in empty.take(wanted) {
+            *slot = Slot::Starting { give_up_at };
+            out.push(Action::Spawn(index));
+        }
+    }
+
+    fn start_death(&mut self, cause: String, now: u64, out: &mut Vec<Action>) {
+        let window_start = now.saturating_sub(self.policy.restart_window_ns);
+        while self
+            .start_deaths
+            .front()
+            .is_some_and(|death| *death < window_start)
+        {
+            self.start_deaths.pop_front();
+        }
+        if self.start_deaths.is_empty() {
+            self.first_cause = Some(cause);
+        }
+        self.start_deaths.push_back(now);
+        let deaths = self.start_deaths.len() as u32;
+        let backoff = BACKOFF_FIRST_NS
+            .saturating_mul(1 << (deaths - 1).min(20))
+            .min(BACKOFF_MAX_NS);
+        self.not_before = now + backoff;
+        // A pool with a live worker goes on: its jobs are safe, and the trouble may pass.
+        let alive = self
+            .slots
+            .iter()
+            .any(|slot| matches!(slot, Slot::Serving | Slot::Stopping(Stage::Asked { .. })));
+        if deaths >= self.policy.restart_limit && !alive && self.life == Life::Open {
+            self.life = Life::Broken;
+            for slot in 0..self.slots.len() {
+                if matches!(self.slots[slot], Slot::Starting { .. }) {
+                    self.kill(slot, out);
+                }
+            }
+            out.push(Action::Break(self.first_cause.take().unwrap_or_default()));
+        }
+    }
+
+    fn stop_job(&mut self, slot: usize, manner: Manner, now: u64, out: &mut Vec<Action>) {
+        if self.slots[slot] != Slot::Serving {
+            return;
+        }
+        let kill_at = now.saturating_add(self.policy.grace_ns);
+        self.slots[slot] = Slot::Stopping(match manner {
+            Manner::Cooperative => Stage::Asked {
+                terminate_at: now.saturating_add(self.policy.grace_ns / 2),
+                kill_at,
+            },
+            Manner::Plain => {
+                out.push(Action::Terminate(slot));
+                Stage::Terminated { kill_at }
+            }
+        });
+    }
+
+    fn retire(&mut self, slot: usize, now: u64, out: &mut Vec<Action>) {
+        self.slots[slot] = Slot::Stopping(Stage::Leaving {
+            kill_at: now.saturating_add(self.policy.grace_ns),
+        });
+        out.push(Action::Bye(slot));
+    }
+
+    fn kill(&mut self, slot: usize, out: &mut Vec<Action>) {
+        if self.slots[slot] != Slot::Stopping(Stage::Killed) {
+            self.slots[slot] = Slot::Stopping(Stage::Killed);
+            out.push(Action::Kill(slot));
+        }
+    }
+
+    /// Does what is due by now.
+    fn expire(&mut self, now: u64, out: &mut Vec<Action>) {
+        for slot in 0..self.slots.len() {
+            match self.slots[slot] {
+                Slot::Starting { give_up_at } if now >= give_up_at => {
+                    self.kill(slot, out);
+                    let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
+                    self.start_death(
+                        format!("a worker was not ready after {timeout:?} (start_timeout)"),
+                        now,
+                        out,
+                    );
+                }
+                Slot::Stopping(Stage::Asked {
+                    terminate_at,
+                    kill_at,
+                }) if now >= terminate_at => {
+                    self.slots[slot] = Slot::Stopping(Stage::Terminated { kill_at });
+                    out.push(Action::Terminate(slot));
+                }
+                Slot::Stopping(Stage::Terminated { kill_at } | Stage::Leaving { kill_at })
+                    if now >= kill_at =>
+                {
+                    self.kill(slot, out);
+                }
+                _ => {}
+            }
+        }
+    }
+}

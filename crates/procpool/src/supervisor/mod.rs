@@ -1,0 +1,868 @@
+//! The supervisor: one thread for each pool that starts workers, reads their results and notices their
+//! deaths. It is the only place that waits.
+//!
+//! * [`machine`] decides about workers: pure.
+//! * [`dispatch`] decides about jobs, under the one lock that it shares with callers of `submit`.
+//! * [`channel`] is the pool's end of one worker, [`entry`] one job.
+//! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
+//!
+//! README.md beside this file draws the states and tells the races.
+
+pub(crate) mod callbacks;
+pub(crate) mod channel;
+pub(crate) mod dispatch;
+pub(crate) mod entry;
+mod index_set;
+pub(crate) mod machine;
+pub(crate) mod queue;
+mod slot;
+mod stderr;
+
+use std::ffi::OsString;
+use std::hint;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use procpool_sys::image::Image;
+use procpool_sys::spawn::{self, Exit, Process, Program};
+use procpool_sys::{channel as sockets, clock, mapping};
+use procpool_wire::block::BLOCK_WORDS;
+use procpool_wire::codec;
+use procpool_wire::frame::{Frame, FrameKind};
+use procpool_wire::handshake::{Setup, StartFault, Target};
+
+use crate::Error;
+use crate::builder::{Settings, Shutdown};
+use crate::cell::Callbacks;
+use crate::job_error::{Death, EndedBy, Escaped, JobError, Oom, Status};
+use crate::worker::panic_of;
+use callbacks::CallbackThreads;
+use channel::{Fate, Harvest, Link, PoolChannel};
+use dispatch::{Dispatch, Request};
+use entry::{Completion, Entry, Next, StopReason, phase_of};
+use machine::{Action, Event, Machine, Policy};
+use slot::{Slot, Stage};
+use stderr::{StderrReader, Tap};
+
+/// How long the supervisor looks for more results before it sleeps: about what it costs to be woken.
+const SPIN_NS: u64 = 20_000;
+/// While it spins, it looks at everything else every so many rounds.
+const ROUNDS_BETWEEN_LOOKS: u32 = 64;
+/// A dying worker's channel closes a moment before its process is seen to end. One that lives on longer
+/// than this has closed it itself.
+const HANGUP_GRACE_NS: u64 = 200_000_000;
+/// Bytes read at a time from a control channel.
+const READ_MAX: usize = 256 * 1024;
+/// Events taken at a time.
+const EVENTS_MAX: usize = 64;
+/// How much of a stderr tail stands in the text of a broken pool.
+const TAIL_IN_CAUSE: usize = 1000;
+
+/// What the supervisor shares with the handles of a pool.
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
+    pub(crate) image: &'static Image,
+    dispatch: Mutex<Dispatch>,
+    /// There may be room in the queue.
+    pub(crate) room: Condvar,
+    /// A worker became ready, or the pool broke or ended.
+    pub(crate) changed: Condvar,
+    wake: EventFd,
+    wake_pending: AtomicBool,
+    ended: Mutex<bool>,
+    ended_changed: Condvar,
+    pub(crate) callbacks: CallbackThreads,
+}
+
+impl Inner {
+    pub(crate) fn dispatch(&self) -> MutexGuard<'_, Dispatch> {
+        // Nothing of the user's runs under this lock, and the supervisor must outlive a bug of ours.
+        self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the supervisor look at what is asked of it.
+    pub(crate) fn wake(&self) {
+        if !self.wake_pending.swap(true, Ordering::AcqRel) {
+            // Only an overflow of the counter could fail, and it is read before that.
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// Waits until no worker is left.
+    pub(crate) fn wait_ended(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*ended {
+            ended = self
+                .ended_changed
+                .wait(ended)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn set_ended(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.ended_changed.notify_all();
+    }
+
+    /// Tells jobs' cells that they have ended. Holds no lock; callbacks run elsewhere.
+    fn complete(&self, completions: Vec<Completion>) {
+        for Completion { cell, ended } in completions {
+            self.callbacks.run(cell.complete(ended));
+        }
+    }
+}
+
+/// Tells jobs' cells that they have ended, on a caller's thread; callbacks run on it.
+pub(crate) fn complete_here(completions: Vec<Completion>) {
+    let callbacks: Vec<Callbacks> = completions
+        .into_iter()
+        .map(|Completion { cell, ended }| cell.complete(ended))
+        .collect();
+    callbacks.into_iter().for_each(Callbacks::run);
+}
+
+/// A worker process, as the supervisor's thread keeps it.
+struct Worker {
+    process: Process,
+    tap: Arc<Tap>,
+    /// Since when its channel is closed although it lives.
+    hung_up_at: Option<u64>,
+    /// What epoll was told.
+    writing: bool,
+}
+
+pub(crate) struct Supervisor {
+    inner: Arc<Inner>,
+    machine: Machine,
+    epoll: Epoll,
+    stderr: StderrReader,
+    workers: Vec<Option<Worker>>,
+    /// Slots whose results are looked for without being asked to.
+    hot: Vec<usize>,
+    buffer: Vec<u8>,
+    events: Vec<Event>,
+    /// The demand that the core was last told of.
+    demanded: usize,
+    finished: bool,
+    spin_ns: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Token {
+    Wake,
+    Channel(usize),
+    Process(usize),
+}
+
+impl Token {
+    fn event(self, flags: EpollFlags) -> EpollEvent {
+        let data = match self {
+            Token::Wake => 0,
+            Token::Channel(slot) => (slot as u64) << 2 | 1,
+            Token::Process(slot) => (slot as u64) << 2 | 2,
+        };
+        EpollEvent::new(flags, data)
+    }
+
+    fn of(event: &EpollEvent) -> Token {
+        let slot = (event.data() >> 2) as usize;
+        match event.data() & 3 {
+            1 => Token::Channel(slot),
+            2 => Token::Process(slot),
+            _ => Token::Wake,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Everything that can fail before the thread is there.
+    pub(crate) fn prepare(settings: Settings, image: &'static Image) -> Result<Supervisor, Error> {
+        let system =
+            |error: nix::errno::Errno| Error::system("cannot set up a pool's supervisor", error);
+        let wake =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
+        epoll
+            .add(&wake, Token::Wake.event(EpollFlags::EPOLLIN))
+            .map_err(system)?;
+        let stderr = StderrReader::start(settings.stderr)?;
+        let (restart_limit, restart_window) = settings.restart_limit;
+        let machine = Machine::new(Policy {
+            slots: settings.workers,
+            start_timeout_ns: nanoseconds(settings.start_timeout),
+            grace_ns: nanoseconds(settings.grace),
+            restart_limit,
+            restart_window_ns: nanoseconds(restart_window),
+        });
+        let workers = (0..settings.workers).map(|_| None).collect();
+        let many = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+        let inner = Arc::new(Inner {
+            dispatch: Mutex::new(Dispatch::new(settings.workers)),
+            settings,
+            image,
+            room: Condvar::new(),
+            changed: Condvar::new(),
+            wake,
+            wake_pending: AtomicBool::new(false),
+            ended: Mutex::new(false),
+            ended_changed: Condvar::new(),
+            callbacks: CallbackThreads::default(),
+        });
+        Ok(Supervisor {
+            inner,
+            machine,
+            epoll,
+            stderr,
+            workers,
+            hot: Vec::new(),
+            buffer: vec![0; READ_MAX],
+            events: Vec::new(),
+            demanded: 0,
+            finished: false,
+            spin_ns: if many { SPIN_NS } else { 0 },
+        })
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// Runs until the pool is shut down and no worker is left.
+    pub(crate) fn run(mut self) {
+        while !self.finished {
+            let timeout = self.timeout();
+            self.turn(timeout);
+            self.spin();
+        }
+        let inner = Arc::clone(&self.inner);
+        // The reader of standard error ends before anyone is told that the pool has.
+        drop(self);
+        inner.changed.notify_all();
+        inner.room.notify_all();
+        inner.set_ended();
+    }
+
+    /// How long to sleep: until something is due.
+    fn timeout(&self) -> EpollTimeout {
+        let hangup = self
+            .workers
+            .iter()
+            .flatten()
+            .filter_map(|worker| worker.hung_up_at)
+            .min();
+        let due = [
+            self.machine.deadline(),
+            hangup.map(|at| at + HANGUP_GRACE_NS),
+            self.inner.dispatch().look_at(),
+        ];
+        let Some(due) = due.into_iter().flatten().min() else {
+            return EpollTimeout::NONE;
+        };
+        let left = due.saturating_sub(clock::monotonic_ns());
+        // Rounded up: a turn too early would only be repeated.
+        let milliseconds = i32::try_from(left.div_ceil(1_000_000)).unwrap_or(i32::MAX);
+        EpollTimeout::try_from(milliseconds).unwrap_or(EpollTimeout::NONE)
+    }
+
+    /// Looks for results of the workers that have just had some, for as long as some keep coming.
+    fn spin(&mut self) {
+        let mut quiet_since = clock::monotonic_ns();
+        let mut rounds = 0;
+        while !self.hot.is_empty() && !self.finished {
+            let hot = std::mem::take(&mut self.hot);
+            let any = self.harvest(&hot);
+            self.hot = hot;
+            let now = clock::monotonic_ns();
+            if any {
+                quiet_since = now;
+            } else if now.saturating_sub(quiet_since) >= self.spin_ns {
+                self.cool_down();
+                return;
+            } else {
+                hint::spin_loop();
+            }
+            rounds += 1;
+            if rounds % ROUNDS_BETWEEN_LOOKS == 0 {
+                self.turn(EpollTimeout::ZERO);
+            }
+        }
+    }
+
+    /// Asks the workers for a bell with their next results, and looks once more.
+    fn cool_down(&mut self) {
+        let hot = std::mem::take(&mut self.hot);
+        {
+            let dispatch = self.inner.dispatch();
+            for slot in &hot {
+                if let Some(channel) = dispatch.channel(*slot) {
+                    channel.want_bell(true);
+                }
+            }
+        }
+        // Results published before the request was seen have rung no bell.
+        if self.harvest(&hot) {
+            self.hot = hot;
+        }
+    }
+
+    fn harvest(&mut self, slots: &[usize]) -> bool {
+        let mut completions = Vec::new();
+        let mut any = false;
+        let inner = Arc::clone(&self.inner);
+        let mut dispatch = inner.dispatch();
+        for slot in slots {
+            let harvest = dispatch.harvest(*slot, PoolChannel::read_results);
+            any |= harvest.any;
+            self.book(&mut dispatch, *slot, harvest, &mut completions);
+        }
+        if any {
+            dispatch.pump();
+            self.after_dispatch(&mut dispatch);
+        }
+        drop(dispatch);
+        self.inner.complete(completions);
+        self.handle_events();
+        any
+    }
+
+    /// What a harvest means beyond its completions.
+    fn book(
+        &mut self,
+        dispatch: &mut Dispatch,
+        slot: usize,
+        harvest: Harvest,
+        completions: &mut Vec<Completion>,
+    ) {
+        completions.extend(harvest.completions);
+        if harvest.returned {
+            self.events.push(Event::Returned(slot));
+        }
+        if let Some(channel) = dispatch.channel(slot) {
+            if channel.fault.is_some() {
+                self.events.push(Event::Faulty(slot));
+            } else if channel.is_spent() {
+                self.events.push(Event::Retire(slot));
+            }
+        }
+    }
+
+    /// What may follow from any change of who has which job.
+    fn after_dispatch(&mut self, dispatch: &mut Dispatch) {
+        if dispatch.blocked > 0 {
+            self.inner.room.notify_all();
+        }
+        if dispatch.writing {
+            self.register_writers(dispatch);
+        }
+        let waiting = if dispatch.has_idle() {
+            0
+        } else {
+            dispatch.queued()
+        };
+        if waiting != self.demanded {
+            self.demanded = waiting;
+            self.events.push(Event::Demand(waiting));
+        }
+        for request in std::mem::take(&mut dispatch.requests) {
+            match request {
+                Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
+                other => dispatch.requests.push(other),
+            }
+        }
+    }
+
+    /// Waits for something to happen, and handles it.
+    fn turn(&mut self, timeout: EpollTimeout) {
+        let mut ready = [EpollEvent::empty(); EVENTS_MAX];
+        // An interrupted wait is one that found nothing.
+        let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
+        let mut deaths = Vec::new();
+        for event in &ready[..count] {
+            match Token::of(event) {
+                Token::Wake => {
+                    let _ = self.inner.wake.read();
+                    self.inner.wake_pending.store(false, Ordering::Release);
+                }
+                Token::Channel(slot) => self.read(slot),
+                Token::Process(slot) => deaths.push(slot),
+            }
+        }
+        for slot in deaths {
+            self.bury(slot);
+        }
+        self.check_hangups();
+        self.answer_requests();
+        self.handle_events();
+        let now = clock::monotonic_ns();
+        if self.machine.deadline().is_some_and(|due| due <= now) {
+            self.events.push(Event::Tick);
+            self.handle_events();
+        }
+    }
+
+    /// Reads what a worker has sent, frames first.
+    fn read(&mut self, slot: usize) {
+        let mut frames = Vec::new();
+        let mut link = Link::Open;
+        let mut completions = Vec::new();
+        let inner = Arc::clone(&self.inner);
+        let mut dispatch = inner.dispatch();
+        let harvest = dispatch.harvest(slot, |channel, harvest| {
+            channel.flush();
+            link = channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
+            channel.read_results(harvest);
+        });
+        self.book(&mut dispatch, slot, harvest, &mut completions);
+        drop(dispatch);
+        for frame in frames {
+            self.take_start_frame(slot, &frame);
+        }
+        let mut dispatch = inner.dispatch();
+        dispatch.pump();
+        self.after_dispatch(&mut dispatch);
+        drop(dispatch);
+        self.inner.complete(completions);
+        if !self.hot.contains(&slot) {
+            self.hot.push(slot);
+        }
+        if link == Link::Closed
+            && let Some(worker) = &mut self.workers[slot]
+        {
+            worker.hung_up_at = Some(clock::monotonic_ns());
+            if let Some(channel) = inner.dispatch().channel(slot) {
+                let _ = self.epoll.delete(channel.fd());
+            }
+        }
+    }
+
+    fn take_start_frame(&mut self, slot: usize, frame: &Frame) {
+        match frame.kind {
+            FrameKind::Ready if matches!(self.machine.slot(slot), Slot::Starting { .. }) => {
+                self.inner.dispatch().ready(slot);
+                self.events.push(Event::Ready(slot));
+                self.inner.changed.notify_all();
+            }
+            FrameKind::StartFailed => {
+                let cause = match codec::decode::<StartFault>(&frame.body) {
+                    Ok(StartFault::OtherBuild) => {
+                        "the executable was replaced by another build while the program ran"
+                            .to_owned()
+                    }
+                    Ok(StartFault::Initializer(message)) => {
+                        format!("the initializer failed: {message}")
+                    }
+                    Ok(StartFault::Other(message)) => {
+                        format!("worker {slot} cannot start: {message}")
+                    }
+                    Err(_) => format!("worker {slot} cannot start, and cannot say why"),
+                };
+                self.events.push(Event::StartFailed(slot, cause));
+            }
+            _ => self.events.push(Event::Faulty(slot)),
+        }
+    }
+
+    /// Workers whose channel is closed although they live are killed.
+    fn check_hangups(&mut self) {
+        let now = clock::monotonic_ns();
+        for slot in 0..self.workers.len() {
+            let Some(worker) = &mut self.workers[slot] else {
+                continue;
+            };
+            if worker
+                .hung_up_at
+                .is_some_and(|at| now >= at + HANGUP_GRACE_NS)
+            {
+                worker.hung_up_at = None;
+                if let Some(channel) = self.inner.dispatch().channel_mut(slot) {
+                    channel
+                        .fault
+                        .get_or_insert_with(|| "the worker closed its control channel".into());
+                }
+                self.events.push(Event::Faulty(slot));
+            }
+        }
+    }
+
+    /// Does what handles have asked for.
+    fn answer_requests(&mut self) {
+        let inner = Arc::clone(&self.inner);
+        let mut dispatch = inner.dispatch();
+        let mut completions = Vec::new();
+        dispatch.check_timeouts(clock::monotonic_ns());
+        for request in std::mem::take(&mut dispatch.requests) {
+            match request {
+                Request::WarmUp => self.events.push(Event::WarmUp),
+                Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
+                Request::Shutdown(Shutdown::Drain) => {}
+                Request::Shutdown(Shutdown::CancelPending) => {
+                    completions.extend(dispatch.cancel_unstarted())
+                }
+                Request::Shutdown(Shutdown::Abort) => {
+                    completions.extend(dispatch.cancel_unstarted());
+                    dispatch.abort_all();
+                    self.events.push(Event::Abort);
+                }
+            }
+        }
+        dispatch.pump();
+        self.after_dispatch(&mut dispatch);
+        if !matches!(
+            dispatch.admission,
+            dispatch::Admission::Open | dispatch::Admission::Broken(_)
+        ) && dispatch.is_drained()
+        {
+            self.events.push(Event::Drained);
+        }
+        drop(dispatch);
+        self.inner.complete(completions);
+    }
+
+    fn handle_events(&mut self) {
+        while !self.events.is_empty() {
+            let mut actions = Vec::new();
+            for event in std::mem::take(&mut self.events) {
+                self.machine
+                    .handle(event, clock::monotonic_ns(), &mut actions);
+            }
+            for action in actions {
+                self.act(action);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Spawn(slot) => {
+                if let Err(error) = self.spawn(slot) {
+                    let cause = format!("cannot start worker {slot}: {error}");
+                    self.events.push(Event::SpawnFailed(slot, cause));
+                }
+            }
+            Action::Bye(slot) => {
+                let mut dispatch = self.inner.dispatch();
+                dispatch.close_intake(slot);
+                if let Some(channel) = dispatch.channel_mut(slot) {
+                    channel.send_frame(FrameKind::Bye);
+                }
+                dispatch.pump();
+            }
+            Action::Terminate(slot) => {
+                if let Some(worker) = &self.workers[slot] {
+                    worker.process.terminate_group();
+                }
+            }
+            Action::Kill(slot) => {
+                self.inner.dispatch().close_intake(slot);
+                if let Some(worker) = &self.workers[slot] {
+                    worker.process.kill_group();
+                }
+            }
+            Action::Resume(slot) => {
+                let mut dispatch = self.inner.dispatch();
+                dispatch.resume(slot);
+                dispatch.pump();
+            }
+            Action::Break(cause) => {
+                let completions = self.inner.dispatch().break_down(Error::start(cause));
+                self.inner.complete(completions);
+                self.inner.changed.notify_all();
+                self.inner.room.notify_all();
+            }
+            Action::Finished => self.finished = true,
+        }
+    }
+
+    fn spawn(&mut self, slot: usize) -> io::Result<()> {
+        let settings = &self.inner.settings;
+        let (ours, theirs) = sockets::pair()?;
+        let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
+        let (tap, stderr) = self.stderr.open(slot)?;
+        let program = match &settings.worker_program {
+            Some(path) => Program::Other(path.clone()),
+            None => Program::SameImage(self.inner.image),
+        };
+        let process = spawn::spawn(
+            &program,
+            &worker_name(slot, &program),
+            &settings.environment,
+            theirs,
+            stderr,
+        )
+        .inspect_err(|_| {
+            self.stderr.close(slot, &tap);
+        })?;
+        let mut channel = PoolChannel::new(
+            slot,
+            process.id(),
+            memory,
+            ours,
+            settings.max_jobs_per_worker,
+        );
+        channel.send_setup(&self.setup(slot), memory_fd.as_fd())?;
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        self.epoll
+            .add(channel.fd(), Token::Channel(slot).event(flags))?;
+        self.epoll.add(
+            process.pidfd(),
+            Token::Process(slot).event(EpollFlags::EPOLLIN),
+        )?;
+        self.workers[slot] = Some(Worker {
+            process,
+            tap,
+            hung_up_at: None,
+            writing: false,
+        });
+        let mut dispatch = self.inner.dispatch();
+        dispatch.writing |= channel.wants_to_write();
+        dispatch.add_worker(channel);
+        drop(dispatch);
+        let inner = Arc::clone(&self.inner);
+        self.register_writers(&mut inner.dispatch());
+        Ok(())
+    }
+
+    fn setup(&self, slot: usize) -> Vec<u8> {
+        let settings = &self.inner.settings;
+        let initializer = settings.initializer.as_ref().and_then(|initializer| {
+            // The builder has checked that it is in the image.
+            let (run, function) = self.inner.image.offsets(initializer.function)?;
+            Some((
+                Target::Offset { run, function },
+                initializer.argument.clone(),
+            ))
+        });
+        let setup = Setup {
+            build_id: settings
+                .worker_program
+                .is_none()
+                .then(|| self.inner.image.build_id().to_vec()),
+            slot: slot as u32,
+            host: process::id(),
+            stack_size: settings.stack_size as u64,
+            payload_limit: settings.payload_limit,
+            initializer,
+            current_dir: settings
+                .current_dir
+                .as_deref()
+                .map(|dir| dir.as_os_str().as_bytes().to_vec()),
+        };
+        let mut body = Vec::new();
+        // The type is ours and always encodes.
+        let _ = codec::encode_into(&setup, None, &mut body);
+        body
+    }
+
+    /// Tells epoll which channels wait for room.
+    fn register_writers(&mut self, dispatch: &mut Dispatch) {
+        dispatch.writing = false;
+        for slot in 0..self.workers.len() {
+            let (Some(worker), Some(channel)) = (&mut self.workers[slot], dispatch.channel(slot))
+            else {
+                continue;
+            };
+            let wants = channel.wants_to_write();
+            if wants != worker.writing && worker.hung_up_at.is_none() {
+                worker.writing = wants;
+                let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+                flags.set(EpollFlags::EPOLLOUT, wants);
+                let _ = self
+                    .epoll
+                    .modify(channel.fd(), &mut Token::Channel(slot).event(flags));
+            }
+            dispatch.writing |= wants;
+        }
+    }
+
+    /// A worker's process has ended: reads its last results, learns how it ended, settles its jobs.
+    fn bury(&mut self, slot: usize) {
+        let Some(worker) = &self.workers[slot] else {
+            return;
+        };
+        let exit = match worker.process.exit() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(_) => Exit::Unknown,
+        };
+        // First the group: what is left of it could write to the channel for ever.
+        worker.process.kill_group();
+        let inner = Arc::clone(&self.inner);
+        let mut completions = Vec::new();
+        let mut frames = Vec::new();
+        let mut dispatch = inner.dispatch();
+        loop {
+            let harvest = dispatch.harvest(slot, |channel, harvest| {
+                channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
+                channel.read_results(harvest);
+            });
+            completions.extend(harvest.completions);
+            if !harvest.more {
+                break;
+            }
+        }
+        drop(dispatch);
+        for frame in frames {
+            if frame.kind == FrameKind::StartFailed {
+                self.take_start_frame(slot, &frame);
+            }
+        }
+        self.handle_events();
+        let Some(Worker { process, tap, .. }) = self.workers[slot].take() else {
+            return;
+        };
+        let pid = process.id();
+        process.reap();
+        let tail = self.stderr.close(slot, &tap);
+        self.hot.retain(|hot| *hot != slot);
+
+        let mut dispatch = inner.dispatch();
+        let state = self.machine.slot(slot);
+        let planned = matches!(state, Slot::Stopping(Stage::Leaving { .. }));
+        let mut fault = None;
+        if let Some(channel) = dispatch.remove_worker(slot) {
+            fault = channel.fault.clone();
+            if !planned {
+                dispatch.count_death();
+            }
+            let obituary = Obituary {
+                slot,
+                pid,
+                status: status_of(exit),
+                state,
+                fault: fault.clone(),
+                tail: &tail,
+            };
+            for next in obituary.settle(channel) {
+                completions.extend(dispatch.settle(next));
+            }
+        }
+        dispatch.pump();
+        self.after_dispatch(&mut dispatch);
+        drop(dispatch);
+        self.inner.complete(completions);
+        self.events.push(Event::Exited(
+            slot,
+            start_cause(slot, pid, exit, fault, &tail),
+        ));
+    }
+}
+
+/// What is known of a worker's end.
+struct Obituary<'a> {
+    slot: usize,
+    pid: u32,
+    status: Status,
+    state: Slot,
+    fault: Option<String>,
+    tail: &'a str,
+}
+
+impl Obituary<'_> {
+    /// What becomes of each of the worker's jobs.
+    fn settle(&self, channel: PoolChannel) -> Vec<Next> {
+        let now = clock::monotonic_ns();
+        let black_box_ticket = channel.running().map(|(ticket, ..)| ticket);
+        let panic = black_box_ticket.and_then(|ticket| channel.fatal_panic(ticket));
+        let fates = channel.bury();
+        let settle = |(mut entry, ticket, fate): (Entry, _, Fate)| match fate {
+            Fate::NotStarted => Next::Requeue(entry),
+            Fate::Finished => entry.next(),
+            Fate::Culprit {
+                black_box,
+                stopping,
+            } => {
+                entry.note_death(self.pid, self.slot, &black_box, now);
+                match (stopping, &panic) {
+                    (Some(reason), _) => entry.stopped(reason, self.ended_by(reason)),
+                    (None, Some(bytes)) if Some(ticket) == black_box_ticket => {
+                        let error = JobError::Panicked(panic_of(bytes, &entry.cell.label(), true));
+                        entry.fail_current(error)
+                    }
+                    (None, _) => {
+                        let death = self.death(&entry, phase_of(black_box.phase));
+                        entry.killed_worker(JobError::Died(death))
+                    }
+                }
+            }
+        };
+        fates.into_iter().map(settle).collect()
+    }
+
+    fn death(&self, entry: &Entry, phase: crate::Phase) -> Death {
+        Death {
+            status: self.status,
+            phase,
+            oom: match self.status {
+                // Without a cgroup of our own nobody says whose SIGKILL it was.
+                Status::Signal(nix::libc::SIGKILL, _) if self.fault.is_none() => Oom::Unknown,
+                Status::Unknown => Oom::Unknown,
+                _ => Oom::No,
+            },
+            pid: self.pid,
+            attempt: entry.attempt(),
+            stderr_tail: self.tail.to_owned(),
+            detail: self.fault.clone(),
+            label: entry.cell.label(),
+            worker: self.slot,
+        }
+    }
+
+    fn ended_by(&self, _reason: StopReason) -> EndedBy {
+        match self.state {
+            Slot::Stopping(Stage::Killed) => EndedBy::Kill,
+            Slot::Stopping(Stage::Terminated { .. }) => EndedBy::Term,
+            // It died of itself before any signal of ours.
+            _ => EndedBy::Itself,
+        }
+    }
+}
+
+fn status_of(exit: Exit) -> Status {
+    match exit {
+        Exit::Code(code) => Status::Exit(code),
+        Exit::Signal(signal, core) => Status::Signal(signal, core),
+        Exit::Unknown => Status::Unknown,
+    }
+}
+
+/// The sentence for a worker that ended before it was ready.
+fn start_cause(slot: usize, pid: u32, exit: Exit, fault: Option<String>, tail: &str) -> String {
+    let mut cause = format!(
+        "worker {slot} (pid {pid}) ended before it was ready: {}",
+        status_of(exit)
+    );
+    if let Some(fault) = fault {
+        cause.push_str(&format!("; {fault}"));
+    }
+    if matches!(exit, Exit::Code(_)) {
+        cause.push_str("; is procpool::init() the first line of its main?");
+    }
+    let tail = tail.trim_end();
+    if !tail.is_empty() {
+        let from = tail.ceil_char_boundary(tail.len().saturating_sub(TAIL_IN_CAUSE));
+        cause.push_str(&format!("; last stderr: \"{}\"", Escaped(&tail[from..])));
+    }
+    cause
+}
+
+/// What `ps` shows.
+fn worker_name(slot: usize, program: &Program<'_>) -> OsString {
+    let path = match program {
+        Program::Other(path) => path.clone(),
+        Program::SameImage(_) => std::env::current_exe().unwrap_or_default(),
+    };
+    let mut name = OsString::from(format!("procpool-worker {slot} of "));
+    name.push(path.file_name().unwrap_or(Path::new("?").as_os_str()));
+    name
+}
+
+fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,55 @@
+//! One slot's life as one enum.
+
+/// The place that a worker fills. Whether a serving worker is idle or busy is for the dispatch to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// No worker.
+    Empty,
+    /// A worker that is not ready.
+    Starting {
+        /// When it is killed if it is not ready by then.
+        give_up_at: u64,
+    },
+    /// A worker that takes jobs.
+    Serving,
+    /// A worker that takes no jobs now.
+    Stopping(Stage),
+}
+
+/// How far the stopping of a worker, or of its job, has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its job was asked to stop; if it returns, the worker stays.
+    Asked {
+        /// When SIGTERM follows.
+        terminate_at: u64,
+        /// When SIGKILL follows.
+        kill_at: u64,
+    },
+    /// It was sent SIGTERM.
+    Terminated {
+        /// When SIGKILL follows.
+        kill_at: u64,
+    },
+    /// It was told to exit.
+    Leaving {
+        /// When SIGKILL follows.
+        kill_at: u64,
+    },
+    /// It was sent SIGKILL.
+    Killed,
+}
+
+impl Slot {
+    /// When something is due.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        match self {
+            Slot::Empty | Slot::Serving | Slot::Stopping(Stage::Killed) => None,
+            Slot::Starting { give_up_at } => Some(*give_up_at),
+            Slot::Stopping(Stage::Asked { terminate_at, .. }) => Some(*terminate_at),
+            Slot::Stopping(Stage::Terminated { kill_at } | Stage::Leaving { kill_at }) => {
+                Some(*kill_at)
+            }
+        }
+    }
+}

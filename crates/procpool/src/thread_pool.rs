@@ -1,0 +1,616 @@
+//! [`ThreadPool`]: the same interface over threads of this process, for waiting rather than computing.
+
+use std::any::Any;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::mem;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use procpool_sys::fork;
+
+use crate::Error;
+use crate::builder::Shutdown;
+use crate::cell::{Ended, JobCell, Value};
+use crate::context::Context;
+use crate::executor::{
+    Backend, Call, Control, Data, Executor, Options, Promise, Rejection, WhenFull, panic_message,
+};
+use crate::future::JobFuture;
+use crate::job::Job;
+use crate::job_error::{EndedBy, JobError, Limit, Panic, Timeout};
+use crate::map::Map;
+use crate::report::{Progress, Report};
+use crate::supervisor::callbacks::CallbackThreads;
+use crate::supervisor::queue::Queue;
+
+/// The most threads of a pool by default, as in CPython: enough to wait on many things at once.
+const THREADS_MAX_DEFAULT: usize = 32;
+/// Threads beyond the number of CPUs by default, as in CPython: they wait rather than compute.
+const THREADS_BEYOND_CPUS: usize = 4;
+/// The note in a cell's place that its job has started; smaller numbers are places in the queue.
+const STARTED: u64 = u64::MAX;
+
+/// Threads that run functions and closures of this program.
+///
+/// The same interface as a [`ProcessPool`](crate::ProcessPool), for work that waits: nothing is encoded,
+/// and closures may [capture](ThreadPool::spawn). What threads cannot give: a crash takes the whole
+/// program down, and a running job cannot be stopped. A timeout or an `abort` raises the job's
+/// [flag](crate::Context::is_cancelled) and ends its future; the thread goes on until the job returns.
+/// A panic's location is not known here: the library installs no panic hook in your program.
+///
+/// A job that waits for another job of the same pool can wait for ever, once all threads do.
+///
+/// Threads are started as jobs need them. Dropping the pool waits for all its jobs ([`Shutdown::Drain`]);
+/// while the thread is panicking it cancels what it can ([`Shutdown::Abort`]).
+pub struct ThreadPool {
+    backend: ThreadBackend,
+}
+
+struct ThreadBackend(Arc<Inner>);
+
+/// Settings for a [`ThreadPool`]. Made by [`ThreadPool::builder`].
+#[must_use = "a builder does nothing until `build`"]
+#[derive(Debug, Clone, Default)]
+pub struct ThreadPoolBuilder {
+    workers: Option<usize>,
+    name: Option<String>,
+}
+
+struct Inner {
+    workers: usize,
+    name: String,
+    state: Mutex<State>,
+    /// A job came, or the pool closed.
+    work: Condvar,
+    callbacks: CallbackThreads,
+    timers: Timers,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Queue<Task>,
+    idle: usize,
+    closed: bool,
+    /// One for each thread; the index is the worker index.
+    threads: Vec<JoinHandle<()>>,
+    running: Vec<Option<Arc<JobCell>>>,
+}
+
+struct Task {
+    cell: Arc<JobCell>,
+    run: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>,
+    timeout: Option<Duration>,
+    submitted: Instant,
+}
+
+impl ThreadPoolBuilder {
+    /// How many threads there are at most. By default `min(32, CPUs + 4)`. 0 is an error.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// The threads are named `name_0`, `name_1`, …
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Makes the pool. No thread is started before the first job.
+    ///
+    /// # Errors
+    /// [`is_setting`](Error::is_setting) if a setting makes no sense.
+    pub fn build(self) -> Result<ThreadPool, Error> {
+        static POOLS: AtomicU64 = AtomicU64::new(0);
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let workers = self
+            .workers
+            .unwrap_or_else(|| THREADS_MAX_DEFAULT.min(cpus + THREADS_BEYOND_CPUS));
+        if workers == 0 {
+            return Err(Error::setting("workers(0): a pool has at least one worker"));
+        }
+        if self.name.as_ref().is_some_and(|name| name.contains('\0')) {
+            return Err(Error::setting("name: a thread's name has no NUL"));
+        }
+        let number = POOLS.fetch_add(1, Ordering::Relaxed);
+        let name = self.name.unwrap_or_else(|| format!("ThreadPool-{number}"));
+        fork::watch().map_err(|error| Error::system("cannot watch for forks", error))?;
+        let inner = Inner {
+            workers,
+            name,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            callbacks: CallbackThreads::default(),
+            timers: Timers::default(),
+        };
+        Ok(ThreadPool {
+            backend: ThreadBackend(Arc::new(inner)),
+        })
+    }
+}
+
+impl ThreadPool {
+    /// A pool of `min(32, CPUs + 4)` threads.
+    ///
+    /// # Errors
+    /// As for [`ThreadPoolBuilder::build`].
+    pub fn new() -> Result<ThreadPool, Error> {
+        ThreadPool::builder().build()
+    }
+
+    /// Settings for a pool.
+    pub fn builder() -> ThreadPoolBuilder {
+        ThreadPoolBuilder::default()
+    }
+
+    /// Submits `f(arg)`. Never blocks.
+    #[track_caller]
+    pub fn submit<A: Data, R: Data>(&self, f: fn(A) -> R, arg: A) -> JobFuture<R> {
+        Executor::submit(self, f, arg)
+    }
+
+    /// Calls `f` on every item, lazily and in order. See [`Map`].
+    #[track_caller]
+    pub fn map<A: Data, R: Data, I: IntoIterator<Item = A>>(
+        &self,
+        f: fn(A) -> R,
+        items: I,
+    ) -> Map<'_, A, R, I::IntoIter> {
+        Executor::map(self, f, items)
+    }
+
+    /// Prepares `f(arg)` with options of its own. See [`Job`].
+    #[track_caller]
+    pub fn job<A: Data, R: Data>(&self, f: fn(A) -> R, arg: A) -> Job<'_, A, R> {
+        Executor::job(self, f, arg)
+    }
+
+    /// Submits a closure, which may capture. Never blocks.
+    #[track_caller]
+    pub fn spawn<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> JobFuture<R> {
+        let cell = JobCell::new(self.backend.control(), Location::caller(), None, 0);
+        let run: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send> = Box::new(move || Box::new(f()));
+        if let Err(rejection) = self.backend.0.accept(Arc::clone(&cell), None, || Some(run)) {
+            let ended = Ended {
+                result: Err(rejection.into_job_error()),
+                report: Report::default(),
+            };
+            cell.complete(ended).run();
+        }
+        JobFuture::of_local(cell)
+    }
+
+    /// Ends the pool: no job is accepted any more, those that there are end as `how` says, and the call
+    /// returns when every job that runs has returned and every callback has run. Called from one of the
+    /// pool's own threads it does not wait for that one. Calling it again is harmless.
+    pub fn shutdown(&self, how: Shutdown) {
+        if !fork::is_child() {
+            self.backend.0.shutdown(how);
+        }
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shutdown(if thread::panicking() {
+            Shutdown::Abort
+        } else {
+            Shutdown::Drain
+        });
+    }
+}
+
+impl fmt::Debug for ThreadPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.backend.0;
+        f.debug_struct("ThreadPool")
+            .field("name", &inner.name)
+            .field("workers", &inner.workers)
+            .finish()
+    }
+}
+
+impl Executor for ThreadPool {
+    fn backend(&self) -> &dyn Backend {
+        &self.backend
+    }
+}
+
+impl Backend for ThreadBackend {
+    fn control(&self) -> Arc<dyn Control> {
+        Arc::clone(&self.0) as Arc<dyn Control>
+    }
+
+    fn accept(
+        &self,
+        call: &mut dyn Call,
+        promise: Promise,
+        options: &Options,
+        _when_full: WhenFull,
+    ) -> Result<(), Rejection> {
+        self.0.accept(promise.0, options.timeout, || call.local())
+    }
+
+    fn workers(&self) -> usize {
+        self.0.workers
+    }
+
+    fn takes_chunks(&self) -> bool {
+        false
+    }
+
+    fn payload_limit(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Jobs run outside of this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept(
+        self: &Arc<Self>,
+        cell: Arc<JobCell>,
+        timeout: Option<Duration>,
+        run: impl FnOnce() -> Option<Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>>,
+    ) -> Result<(), Rejection> {
+        if fork::is_child() {
+            return Err(Rejection::Closed);
+        }
+        let mut state = self.state();
+        if state.closed {
+            return Err(Rejection::Closed);
+        }
+        if state.idle <= state.queue.len()
+            && state.threads.len() < self.workers
+            && let Err(error) = self.start_thread(&mut state)
+            && state.threads.is_empty()
+        {
+            let error = Error::system(format!("cannot start a thread of {}", self.name), error);
+            return Err(Rejection::Broken(error));
+        }
+        let Some(run) = run() else {
+            let error = Error::setting("a thread pool runs functions of this program only");
+            return Err(Rejection::Broken(error));
+        };
+        let sequence = state.queue.number();
+        cell.place.store(sequence, Ordering::Relaxed);
+        let priority = cell.priority;
+        state.queue.insert(
+            priority,
+            sequence,
+            Task {
+                cell,
+                run,
+                timeout,
+                submitted: Instant::now(),
+            },
+        );
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn start_thread(self: &Arc<Self>, state: &mut State) -> std::io::Result<()> {
+        let index = state.threads.len();
+        let inner = Arc::clone(self);
+        let name = format!("{}_{index}", self.name);
+        state.threads.push(
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || inner.serve(index))?,
+        );
+        state.running.push(None);
+        Ok(())
+    }
+
+    fn serve(&self, index: usize) {
+        let mut state = self.state();
+        loop {
+            if let Some(task) = state.queue.pop() {
+                task.cell.place.store(STARTED, Ordering::Relaxed);
+                state.running[index] = Some(Arc::clone(&task.cell));
+                drop(state);
+                self.run(task, index);
+                state = self.state();
+                state.running[index] = None;
+            } else if state.closed {
+                return;
+            } else {
+                state.idle += 1;
+                state = self
+                    .work
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            }
+        }
+    }
+
+    fn run(&self, task: Task, index: usize) {
+        let Task {
+            cell,
+            run,
+            timeout,
+            submitted,
+        } = task;
+        let started = Instant::now();
+        let mut report = Report {
+            attempts: 1,
+            queued: started - submitted,
+            pid: Some(process::id()),
+            worker: Some(index),
+            ..Report::default()
+        };
+        if let Some(timeout) = timeout {
+            self.timers
+                .set(started, timeout, &cell, &report, &self.callbacks);
+        }
+        let result = {
+            let _context = Context::in_thread(&cell, index).enter();
+            catch_unwind(AssertUnwindSafe(run))
+        };
+        report.ran = started.elapsed();
+        let result = result.map(Value::Boxed).map_err(|payload| {
+            let message = panic_message(&*payload)
+                .unwrap_or("Box<dyn Any>")
+                .to_owned();
+            // Its Drop may panic (rust-lang/rust#86027).
+            mem::forget(payload);
+            JobError::Panicked(Panic {
+                message,
+                location: None,
+                backtrace: None,
+                aborted: false,
+                label: cell.label(),
+            })
+        });
+        self.callbacks.run(cell.complete(Ended { result, report }));
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        let mut state = self.state();
+        state.closed = true;
+        let mut cancelled = Vec::new();
+        if how != Shutdown::Drain {
+            cancelled.extend(std::iter::from_fn(|| state.queue.pop()));
+        }
+        let running: Vec<_> = match how {
+            Shutdown::Abort => state.running.iter().flatten().cloned().collect(),
+            Shutdown::Drain | Shutdown::CancelPending => Vec::new(),
+        };
+        let threads = mem::take(&mut state.threads);
+        drop(state);
+        self.work.notify_all();
+        for task in cancelled {
+            self.end(&task.cell, false);
+        }
+        for cell in running {
+            self.end(&cell, true);
+        }
+        let here = thread::current().id();
+        for thread in threads {
+            if thread.thread().id() != here {
+                // Jobs' panics are caught, so a thread ends well.
+                let _ = thread.join();
+            }
+        }
+        self.timers.close();
+        self.callbacks.close();
+    }
+
+    fn end(&self, cell: &JobCell, started: bool) {
+        cell.stop.store(true, Ordering::Relaxed);
+        let report = Report {
+            attempts: u32::from(started),
+            ..Report::default()
+        };
+        let ended = Ended {
+            result: Err(JobError::Cancelled { started }),
+            report,
+        };
+        self.callbacks.run(cell.complete(ended));
+    }
+
+    fn take_unstarted(&self, cell: &JobCell) -> Option<Task> {
+        let mut state = self.state();
+        match cell.place.load(Ordering::Relaxed) {
+            STARTED => None,
+            sequence => state.queue.remove(cell.priority, sequence),
+        }
+    }
+}
+
+impl Control for Inner {
+    fn cancel(&self, job: &Promise) -> bool {
+        if fork::is_child() {
+            return false;
+        }
+        match self.take_unstarted(&job.0) {
+            Some(task) => {
+                let ended = Ended {
+                    result: Err(JobError::Cancelled { started: false }),
+                    report: Report::default(),
+                };
+                task.cell.complete(ended).run();
+                true
+            }
+            None => job.0.is_cancelled(),
+        }
+    }
+
+    fn abort(&self, job: &Promise) {
+        if !fork::is_child() && !self.cancel(job) {
+            self.end(&job.0, true);
+        }
+    }
+
+    fn is_running(&self, job: &Promise) -> bool {
+        job.0.place.load(Ordering::Relaxed) == STARTED && !job.0.is_done()
+    }
+
+    fn progress(&self, _job: &Promise) -> Option<Progress> {
+        // A thread writes it into the cell itself.
+        None
+    }
+
+    fn is_inert(&self) -> bool {
+        fork::is_child()
+    }
+}
+
+/// The time limits of running jobs, watched by one thread, which is there from the first limit on.
+#[derive(Default)]
+struct Timers(Arc<TimerShared>);
+
+#[derive(Default)]
+struct TimerShared {
+    state: Mutex<TimerState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct TimerState {
+    due: BinaryHeap<Reverse<Timer>>,
+    thread: Option<JoinHandle<()>>,
+    closed: bool,
+}
+
+struct Timer {
+    at: Instant,
+    after: Duration,
+    cell: Weak<JobCell>,
+    report: Report,
+    callbacks: CallbackThreads,
+}
+
+impl Timers {
+    fn set(
+        &self,
+        started: Instant,
+        after: Duration,
+        cell: &Arc<JobCell>,
+        report: &Report,
+        callbacks: &CallbackThreads,
+    ) {
+        // A limit beyond the end of time is none.
+        let Some(at) = started.checked_add(after) else {
+            return;
+        };
+        let mut state = self.0.lock();
+        let report = Report {
+            ran: after,
+            ..report.clone()
+        };
+        state.due.push(Reverse(Timer {
+            at,
+            after,
+            cell: Arc::downgrade(cell),
+            report,
+            callbacks: callbacks.clone(),
+        }));
+        if state.thread.is_none() && !state.closed {
+            let shared = Arc::clone(&self.0);
+            // Without a thread for it the limit is lost; the next job with one tries again.
+            state.thread = thread::Builder::new()
+                .name("procpool-timer".into())
+                .spawn(move || shared.serve())
+                .ok();
+        }
+        drop(state);
+        self.0.changed.notify_one();
+    }
+
+    fn close(&self) {
+        let mut state = self.0.lock();
+        state.closed = true;
+        let thread = state.thread.take();
+        drop(state);
+        self.0.changed.notify_all();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl TimerShared {
+    fn lock(&self) -> MutexGuard<'_, TimerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut state = self.lock();
+        while !state.closed {
+            let now = Instant::now();
+            let next = state.due.peek().map(|Reverse(timer)| timer.at);
+            state = match next {
+                Some(at) if at <= now => {
+                    let timer = state.due.pop();
+                    drop(state);
+                    if let Some(Reverse(timer)) = timer {
+                        timer.fire();
+                    }
+                    self.lock()
+                }
+                Some(at) => {
+                    self.changed
+                        .wait_timeout(state, at - now)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+impl Timer {
+    fn fire(self) {
+        let Some(cell) = self.cell.upgrade() else {
+            return;
+        };
+        cell.stop.store(true, Ordering::Relaxed);
+        let timeout = Timeout {
+            limit: Limit::Job,
+            after: self.after,
+            ended_by: EndedBy::Term,
+            label: cell.label(),
+        };
+        let ended = Ended {
+            result: Err(JobError::TimedOut(timeout)),
+            report: self.report,
+        };
+        self.callbacks.run(cell.complete(ended));
+    }
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Timer) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Timer {}
+
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Timer) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timer {
+    fn cmp(&self, other: &Timer) -> std::cmp::Ordering {
+        self.at.cmp(&other.at)
+    }
+}

@@ -1,0 +1,189 @@
+//! The child's side: what a worker process does from its first line to its last.
+//!
+//! The main thread sets the process up and then waits for the host's death; a second thread, with the
+//! stack that the pool asks for, runs the jobs. [`runtime`] is the loop and the trampolines, [`hook`]
+//! catches what panics say, [`channel`] is the worker's end of the control channel. Nothing here knows
+//! pools or futures.
+
+mod channel;
+mod fault;
+mod hook;
+mod runtime;
+
+use std::env;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use procpool_sys::image::{Image, SameBuild};
+use procpool_sys::mapping::{self, Mapping};
+use procpool_sys::worker;
+use procpool_wire::block::{BLOCK_WORDS, Block, Ticket};
+use procpool_wire::codec;
+use procpool_wire::frame::FrameKind;
+use procpool_wire::handshake::{Form, Setup, StartFault, Target};
+
+use channel::WorkerChannel;
+pub(crate) use fault::{panic_of, recorded_error};
+pub(crate) use runtime::{Initializing, run_function, run_initializer, run_json};
+
+/// The exit code of a worker that could not even say why it cannot start.
+const EXIT_CANNOT_START: i32 = 70;
+/// The name by which any worker program answers with the list of its tasks.
+pub(crate) const TASK_LIST: &str = "procpool::tasks";
+
+/// The block, as the threads of a worker share it.
+pub(crate) struct SharedBlock {
+    block: Block<Mapping>,
+    /// Reports of progress take turns.
+    progress: Mutex<()>,
+}
+
+impl SharedBlock {
+    pub(crate) fn set_cooperative(&self, ticket: Ticket) {
+        self.block.set_cooperative(ticket);
+    }
+
+    pub(crate) fn is_asked_to_stop(&self, ticket: Ticket) -> bool {
+        self.block.is_asked_to_stop(ticket)
+    }
+
+    pub(crate) fn set_progress(&self, ticket: Ticket, fraction: f64, message: &str) {
+        let _turn = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clone of a context may outlive its job; what it says then is nobody's progress.
+        if self.block.black_box().ticket == ticket {
+            self.block.set_progress(ticket, fraction, message);
+        }
+    }
+}
+
+/// Runs this process as a worker to its end.
+pub(crate) fn serve() -> ! {
+    let mut channel = match worker::enter().and_then(WorkerChannel::new) {
+        Ok(channel) => channel,
+        Err(error) => give_up(&format!("cannot become a worker: {error}")),
+    };
+    let (setup, memory) = match channel.receive_setup() {
+        Ok(received) => received,
+        Err(error) => give_up(&format!("no setup from the pool: {error}")),
+    };
+    match prepare(&setup, memory) {
+        Ok(start) => run(start, setup, channel),
+        Err(fault) => fail(&mut channel, &fault),
+    }
+}
+
+/// What a worker needs beyond its channel.
+struct Start {
+    image: Image,
+    same_build: Option<SameBuild>,
+    memory: Mapping,
+}
+
+fn prepare(setup: &Setup, memory: Option<std::os::fd::OwnedFd>) -> Result<Start, StartFault> {
+    let other = |what: &str, error: std::io::Error| StartFault::Other(format!("{what}: {error}"));
+    worker::die_with(setup.host)
+        .map_err(|error| other("cannot follow the host in death", error))?;
+    worker::set_thread_name(&format!("procpool-w{}", setup.slot));
+    let image =
+        Image::open().map_err(|error| other("cannot open the program's own image", error))?;
+    let same_build = match &setup.build_id {
+        Some(build_id) => Some(image.same_build(build_id).ok_or(StartFault::OtherBuild)?),
+        None => None,
+    };
+    let fd = memory.ok_or_else(|| StartFault::Other("the shared memory did not arrive".into()))?;
+    let memory = mapping::attach(std::os::fd::AsFd::as_fd(&fd), BLOCK_WORDS)
+        .map_err(|error| other("cannot map the shared memory", error))?;
+    if let Some(dir) = &setup.current_dir {
+        let dir = OsStr::from_bytes(dir);
+        env::set_current_dir(dir).map_err(|error| {
+            StartFault::Other(format!("cannot enter the directory {dir:?}: {error}"))
+        })?;
+    }
+    Ok(Start {
+        image,
+        same_build,
+        memory,
+    })
+}
+
+fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
+    let host = setup.host;
+    let name = format!("procpool-w{}", setup.slot);
+    let stack = usize::try_from(setup.stack_size).unwrap_or(usize::MAX);
+    let jobs = thread::Builder::new()
+        .name(name)
+        .stack_size(stack)
+        .spawn(move || serve_jobs(start, setup, channel));
+    if let Err(error) = jobs {
+        give_up(&format!(
+            "cannot start the thread for jobs with a stack of {stack} bytes: {error}"
+        ));
+    }
+    worker::wait_for_host_death(host);
+    worker::kill_group()
+}
+
+/// The thread that runs jobs.
+fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
+    let block = Arc::new(SharedBlock {
+        block: Block::new(start.memory),
+        progress: Mutex::new(()),
+    });
+    hook::install(&block);
+    if let Some((target, argument)) = &setup.initializer
+        && let Err(message) = initialize(&start.image, start.same_build, target, argument)
+    {
+        fail(&mut channel, &StartFault::Initializer(message));
+    }
+    channel.send(FrameKind::Ready, &[]);
+    runtime::serve(&start.image, start.same_build, &setup, &block, channel)
+}
+
+fn initialize(
+    image: &Image,
+    same_build: Option<SameBuild>,
+    target: &Target,
+    argument: &[u8],
+) -> Result<(), String> {
+    let function = match (target, same_build) {
+        (Target::Offset { run, function }, Some(proof)) => image.receive(proof, *run, *function),
+        _ => None,
+    };
+    let function = function.ok_or("the initializer is not a function of this program")?;
+    let mut initializing = Initializing::new(argument.to_vec());
+    function.run(&mut initializing);
+    initializing.result
+}
+
+/// Tells the pool why this worker cannot start, and ends.
+fn fail(channel: &mut WorkerChannel, fault: &StartFault) -> ! {
+    let mut body = Vec::new();
+    // The type is ours and always encodes.
+    let _ = codec::encode_into(fault, None, &mut body);
+    channel.send(FrameKind::StartFailed, &body);
+    std::process::exit(EXIT_CANNOT_START)
+}
+
+/// The channel itself is out of order; standard error is what is left, and the pool keeps its tail.
+fn give_up(message: &str) -> ! {
+    eprintln!("procpool: {message}");
+    std::process::exit(EXIT_CANNOT_START)
+}
+
+/// The function that a job's target names in this program.
+fn resolve_named(name: &str, form: Form) -> Result<procpool_sys::image::Function, Unresolved> {
+    let task = crate::task::named(name).ok_or(Unresolved::Unknown)?;
+    let functions = (task.functions)();
+    match form {
+        Form::Json => Ok(functions.json),
+        Form::Binary { fingerprint } if fingerprint == task.fingerprint => Ok(functions.binary),
+        Form::Binary { .. } => Err(Unresolved::OtherSignature(task.signature)),
+    }
+}
+
+enum Unresolved {
+    Unknown,
+    OtherSignature(&'static str),
+}

@@ -1,0 +1,426 @@
+//! The loop that takes jobs out of the shared memory, and the trampolines that know their types.
+
+use std::hint;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use procpool_sys::clock;
+use procpool_sys::image::{Function, Image, SameBuild};
+use procpool_sys::mapping::Mapping;
+use procpool_wire::block::{
+    Block, Body, INLINE_WORDS_MAX, JobHeader, Phase, ResultHeader, Usage, WorkerEnd,
+};
+use procpool_wire::codec::{self, CodecFault};
+use procpool_wire::elements::{self, Kind, WORD};
+use procpool_wire::frame::FrameKind;
+use procpool_wire::handshake::{Form, Setup};
+
+use super::channel::{Word, WorkerChannel};
+use super::{SharedBlock, TASK_LIST, Unresolved, fault, hook, resolve_named};
+use crate::builder::InitResult;
+use crate::context::Context;
+use crate::executor::Data;
+use crate::job_id::JobId;
+use crate::task;
+
+/// How long a worker without a job looks for one before it sleeps: about what it costs to be woken.
+const SPIN_NS: u64 = 20_000;
+/// A job that ran so long is worth two system calls to measure.
+const USAGE_FROM_NS: u64 = 50_000_000;
+/// Results of a chunk are published together, but none waits longer than this for the next.
+const PUBLISH_AFTER_NS: u64 = 500_000;
+
+/// What a trampoline gets to work with: one job after another.
+pub(crate) struct Running {
+    end: WorkerEnd<Mapping>,
+    block: Arc<SharedBlock>,
+    channel: WorkerChannel,
+    slot: u32,
+    payload_limit: Option<u64>,
+    header: JobHeader,
+    /// Name and elements of the job.
+    body: Vec<u8>,
+    /// Where the elements begin in `body`.
+    elements_at: usize,
+    /// The encoded result.
+    scratch: Vec<u8>,
+    element: u32,
+    step: Step,
+    /// When the first element of the record in the making was begun.
+    record_started_ns: u64,
+    record_first: u32,
+    /// CPU time of the process when it was last looked at.
+    cpu_ns: u64,
+}
+
+/// Whether the current element has an outcome.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Open,
+    Recorded,
+}
+
+/// Serves jobs until the pool says that there are no more.
+pub(super) fn serve(
+    image: &Image,
+    same_build: Option<SameBuild>,
+    setup: &Setup,
+    block: &Arc<SharedBlock>,
+    channel: WorkerChannel,
+) -> ! {
+    let header = JobHeader {
+        ticket: block.block.black_box().ticket,
+        job: 0,
+        attempt: 0,
+        first: 0,
+        count: 0,
+        name_len: 0,
+        run: 0,
+        function: 0,
+    };
+    let mut running = Running {
+        end: WorkerEnd::new(Block::clone(&block.block)),
+        block: Arc::clone(block),
+        channel,
+        slot: setup.slot,
+        payload_limit: setup.payload_limit,
+        header,
+        body: Vec::new(),
+        elements_at: 0,
+        scratch: Vec::new(),
+        element: 0,
+        step: Step::Open,
+        record_started_ns: 0,
+        record_first: 0,
+        cpu_ns: clock::process_cpu_ns(),
+    };
+    // Spinning on the only processor would keep the pool from running.
+    let spin_ns = if thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
+        SPIN_NS
+    } else {
+        0
+    };
+    loop {
+        let mut body = mem::take(&mut running.body);
+        let next = running.end.next_job(&mut body);
+        running.body = body;
+        match next {
+            Ok(Some((header, body))) => running.run_job(image, same_build, header, body),
+            Ok(None) => {
+                if running.wait_for_job(spin_ns) == Word::Bye {
+                    std::process::exit(0);
+                }
+            }
+            Err(_corrupt) => procpool_sys::worker::kill_group(),
+        }
+    }
+}
+
+impl Running {
+    fn wait_for_job(&mut self, spin_ns: u64) -> Word {
+        let until = clock::monotonic_ns() + spin_ns;
+        while clock::monotonic_ns() < until {
+            if self.end.has_job() {
+                return Word::Look;
+            }
+            hint::spin_loop();
+        }
+        self.end.want_bell(true);
+        if self.end.has_job() {
+            self.end.want_bell(false);
+            return Word::Look;
+        }
+        let word = self.channel.next_word();
+        self.cpu_ns = clock::process_cpu_ns();
+        word
+    }
+
+    fn run_job(
+        &mut self,
+        image: &Image,
+        same_build: Option<SameBuild>,
+        header: JobHeader,
+        body: Body,
+    ) {
+        self.elements_at = (header.name_len as usize).next_multiple_of(WORD);
+        if let Body::Streamed(_) = body {
+            let payload = self.channel.next_payload();
+            self.body.truncate(self.elements_at);
+            self.body.extend_from_slice(&payload);
+        }
+        if !self.end.claim(header.ticket, clock::monotonic_ns()) {
+            return;
+        }
+        self.header = header;
+        self.record_first = header.first;
+        let job = JobId::from_number(header.job);
+        let _context = Context::in_worker(
+            job,
+            header.attempt,
+            self.slot as usize,
+            &self.block,
+            header.ticket,
+        )
+        .enter();
+        if header.name_len == 0 {
+            match same_build.and_then(|proof| image.receive(proof, header.run, header.function)) {
+                Some(function) => function.run(self),
+                None => self.record_all(Kind::Unregistered, b"a function outside the main image"),
+            }
+        } else {
+            let name = String::from_utf8_lossy(&self.body[..header.name_len as usize]).into_owned();
+            self.run_named(&name);
+        }
+        self.end.set_phase(0, Phase::Idle);
+    }
+
+    fn run_named(&mut self, name: &str) {
+        if name == TASK_LIST {
+            let list = task::list_as_json();
+            return self.record_all(Kind::Value, list.as_bytes());
+        }
+        let form = match self.header.run {
+            0 => Form::Json,
+            _ => Form::Binary {
+                fingerprint: self.header.function,
+            },
+        };
+        match resolve_named(name, form) {
+            Ok(function) => function.run(self),
+            Err(Unresolved::Unknown) => self.record_all(Kind::Unregistered, name.as_bytes()),
+            Err(Unresolved::OtherSignature(here)) => {
+                let message = format!("the worker's task `{name}` is {here}, the caller's is not");
+                let (kind, bytes) =
+                    fault::codec_fault::<()>(Kind::DecodeFault, CodecFault::Message(message));
+                self.record_all(kind, &bytes);
+            }
+        }
+    }
+
+    /// Gives every element the same outcome.
+    fn record_all(&mut self, kind: Kind, bytes: &[u8]) {
+        for element in self.header.first..self.header.first + self.header.count {
+            self.begin(element);
+            self.record(kind, bytes);
+        }
+    }
+
+    /// Runs `f` over the elements of the job.
+    fn run_elements<A, R>(
+        &mut self,
+        decode: impl Fn(&[u8]) -> Result<A, CodecFault>,
+        f: fn(A) -> R,
+        encode: impl Fn(&R, Option<u64>, &mut Vec<u8>) -> Result<(), CodecFault>,
+    ) {
+        let body = mem::take(&mut self.body);
+        let mut rest = &body[self.elements_at..];
+        for element in self.header.first..self.header.first + self.header.count {
+            let Some((_, argument, next)) = elements::split_first(rest) else {
+                // The pool has written these elements itself.
+                procpool_sys::worker::kill_group()
+            };
+            rest = next;
+            self.begin(element);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                self.run_one(argument, &decode, f, &encode)
+            }));
+            if let Err(payload) = result {
+                let record = hook::record_of(payload, &self.block);
+                // A panic in the Drop of a result that is already recorded changes nothing.
+                if self.step == Step::Open {
+                    self.record(Kind::Panicked, &fault::panic(&record));
+                }
+                hook::clear();
+            }
+        }
+        self.body = body;
+    }
+
+    fn run_one<A, R>(
+        &mut self,
+        argument: &[u8],
+        decode: &impl Fn(&[u8]) -> Result<A, CodecFault>,
+        f: fn(A) -> R,
+        encode: &impl Fn(&R, Option<u64>, &mut Vec<u8>) -> Result<(), CodecFault>,
+    ) {
+        let argument = match decode(argument) {
+            Ok(argument) => argument,
+            Err(fault) => {
+                let (kind, bytes) = fault::codec_fault::<A>(Kind::DecodeFault, fault);
+                return self.record(kind, &bytes);
+            }
+        };
+        self.end.set_phase(self.element, Phase::Run);
+        let result = f(argument);
+        self.end.set_phase(self.element, Phase::Encode);
+        let mut scratch = mem::take(&mut self.scratch);
+        scratch.clear();
+        match encode(&result, self.payload_limit, &mut scratch) {
+            Ok(()) => self.record(Kind::Value, &scratch),
+            Err(fault) => {
+                let (kind, bytes) = fault::codec_fault::<R>(Kind::EncodeFault, fault);
+                self.record(kind, &bytes);
+            }
+        }
+        // One huge result does not make this worker huge for good.
+        if scratch.capacity() <= INLINE_WORDS_MAX * WORD {
+            self.scratch = scratch;
+        }
+        self.end.set_phase(self.element, Phase::Drop);
+        drop(result);
+    }
+
+    fn begin(&mut self, element: u32) {
+        let now = clock::monotonic_ns();
+        if self.end.pending_count() == 0 {
+            self.record_started_ns = now;
+            self.record_first = element;
+        }
+        self.element = element;
+        self.step = Step::Open;
+        self.end.begin_element(element, now);
+    }
+
+    /// Gives the current element its outcome. From here on it survives the worker.
+    fn record(&mut self, kind: Kind, bytes: &[u8]) {
+        self.end.set_phase(self.element, Phase::Send);
+        let last = self.element + 1 == self.header.first + self.header.count;
+        if elements::padded(bytes.len()) / WORD > INLINE_WORDS_MAX {
+            if self.end.pending_count() > 0 {
+                self.publish(false);
+                self.record_first = self.element;
+            }
+            let header = self.result_header(last);
+            while !self.end.announce(&header, kind, bytes.len()) {
+                self.wait_for_room(1);
+            }
+            self.ring_bell();
+            self.channel.send(FrameKind::Payload, bytes);
+            self.step = Step::Recorded;
+            return;
+        }
+        while !self.end.append(kind, bytes) {
+            if self.end.pending_count() > 0 {
+                self.publish(false);
+                self.record_first = self.element;
+            } else {
+                self.wait_for_room(elements::padded(bytes.len()) / WORD);
+            }
+        }
+        self.step = Step::Recorded;
+        if last || clock::monotonic_ns() - self.record_started_ns > PUBLISH_AFTER_NS {
+            self.publish(last);
+        }
+    }
+
+    fn publish(&mut self, last: bool) {
+        let header = self.result_header(last);
+        self.end.publish(&header);
+        self.ring_bell();
+    }
+
+    fn result_header(&mut self, last: bool) -> ResultHeader {
+        let now = clock::monotonic_ns();
+        let ran_ns = now - self.record_started_ns;
+        let usage = (ran_ns >= USAGE_FROM_NS).then(|| {
+            let cpu_ns = clock::process_cpu_ns();
+            let used = cpu_ns - self.cpu_ns;
+            self.cpu_ns = cpu_ns;
+            Usage {
+                cpu_ns: used,
+                peak_rss: clock::peak_rss(),
+            }
+        });
+        let started_ns = self.record_started_ns;
+        self.record_started_ns = now;
+        ResultHeader {
+            ticket: self.header.ticket,
+            first: self.record_first,
+            count: 0,
+            started_ns,
+            ran_ns,
+            last,
+            usage,
+        }
+    }
+
+    fn ring_bell(&mut self) {
+        if self.end.must_wake_pool() {
+            self.channel.send(FrameKind::Bell, &[]);
+        }
+    }
+
+    /// The pool has not read our results yet: waits until it has made room.
+    fn wait_for_room(&mut self, words: usize) {
+        loop {
+            self.end.want_bell(true);
+            if self.end.has_room(words) {
+                return self.end.want_bell(false);
+            }
+            self.channel.next_word();
+        }
+    }
+}
+
+/// The trampoline of a function whose argument and result are encoded.
+pub(crate) fn run_function<A: Data, R: Data>(function: Function, running: &mut Running) {
+    let decode = |bytes: &[u8]| codec::decode::<A>(bytes);
+    let encode =
+        |result: &R, limit: Option<u64>, out: &mut Vec<u8>| codec::encode_into(result, limit, out);
+    running.run_elements(decode, function.function::<A, R>(), encode);
+}
+
+/// The trampoline of a task called with JSON.
+pub(crate) fn run_json<A: Data, R: Data>(function: Function, running: &mut Running) {
+    let message = |error: serde_json::Error| CodecFault::Message(error.to_string());
+    let decode = |bytes: &[u8]| serde_json::from_slice::<A>(bytes).map_err(message);
+    let encode = |result: &R, limit: Option<u64>, out: &mut Vec<u8>| {
+        serde_json::to_writer(&mut *out, result).map_err(message)?;
+        match limit {
+            Some(limit) if out.len() as u64 > limit => Err(CodecFault::TooLarge {
+                len: out.len() as u64,
+                limit,
+            }),
+            _ => Ok(()),
+        }
+    };
+    running.run_elements(decode, function.function::<A, R>(), encode);
+}
+
+/// What the trampoline of an initializer works with.
+pub(crate) struct Initializing {
+    argument: Vec<u8>,
+    pub(super) result: Result<(), String>,
+}
+
+impl Initializing {
+    pub(super) fn new(argument: Vec<u8>) -> Initializing {
+        Initializing {
+            argument,
+            result: Err("the initializer did not run".into()),
+        }
+    }
+}
+
+/// The trampoline of an initializer.
+pub(crate) fn run_initializer<A: Data, R: InitResult>(
+    function: Function,
+    initializing: &mut Initializing,
+) {
+    let f = function.function::<A, R>();
+    let argument = mem::take(&mut initializing.argument);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let argument = codec::decode::<A>(&argument)
+            .map_err(|fault| format!("its argument cannot be decoded: {fault}"))?;
+        f(argument).into_init_result()
+    }));
+    initializing.result = result.unwrap_or_else(|payload| {
+        let text = crate::executor::panic_message(&*payload)
+            .unwrap_or("its payload is not text")
+            .to_owned();
+        mem::forget(payload);
+        Err(format!("it panicked: {text}"))
+    });
+}

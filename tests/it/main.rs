@@ -1,0 +1,10 @@
+//! Real pools, real workers, real faults. One binary: one link, shared support code.
+//!
+//! Each test runs in [`support::test`]: alone, under a watchdog, and at its end no process, descriptor or
+//! thread of it may be left.
+
+procpool::testing!();
+
+mod support;
+
+mod pool;

@@ -1,0 +1,1 @@
+//! The tests are in `it/`, the fault programs in `workers/`, the benchmark in `benches/`.
