@@ -183,6 +183,8 @@ pub struct ResultHeader {
     pub ran_ns: u64,
     /// True if the job ends with this record.
     pub last: bool,
+    /// True if the worker was asked to stop and leaves the elements after this record alone.
+    pub given_back: bool,
     /// Measured for long jobs only.
     pub usage: Option<Usage>,
 }
@@ -486,6 +488,7 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
             started_ns: ring.get(at + 3),
             ran_ns: ring.get(at + 4),
             last: flags & FLAG_LAST != 0,
+            given_back: flags & FLAG_GIVEN_BACK != 0,
             usage: (flags & FLAG_USAGE != 0).then(|| Usage {
                 cpu_ns: ring.get(at + 6),
                 peak_rss: ring.get(at + 7),
@@ -532,6 +535,7 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
 const FLAG_LAST: u64 = 1;
 const FLAG_USAGE: u64 = 2;
 const FLAG_STREAMED: u64 = 4;
+const FLAG_GIVEN_BACK: u64 = 8;
 
 /// The worker's end of a block.
 #[derive(Debug)]
@@ -710,7 +714,13 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         let ring = self.block.results();
         let at = self.results_tail;
         let words = RECORD_HEADER + words;
-        let mut flags = flags | if header.last { FLAG_LAST } else { 0 };
+        let mut flags = flags
+            | if header.last { FLAG_LAST } else { 0 }
+            | if header.given_back {
+                FLAG_GIVEN_BACK
+            } else {
+                0
+            };
         if let Some(usage) = header.usage {
             flags |= FLAG_USAGE;
             ring.put(at + 6, usage.cpu_ns);
@@ -796,6 +806,7 @@ mod tests {
             started_ns: 7,
             ran_ns: 8,
             last: true,
+            given_back: false,
             usage: None,
         }
     }

@@ -192,7 +192,11 @@ impl ProcessPool {
                 Admission::Open if dispatch.all_serving() => return Ok(()),
                 Admission::Open => {}
             }
-            if !dispatch.requests.contains(&Request::WarmUp) {
+            if !dispatch
+                .requests
+                .iter()
+                .any(|request| matches!(request, Request::WarmUp))
+            {
                 dispatch.requests.push(Request::WarmUp);
             }
             inner.wake();
@@ -413,12 +417,13 @@ impl Control for Inner {
     }
 
     fn abort(&self, job: &Promise) {
-        if fork::is_child() {
-            return;
+        if !self.cancel(job) && !fork::is_child() {
+            // It has started, so there is a worker to stop, which is the supervisor's work.
+            self.dispatch()
+                .requests
+                .push(Request::Abort(Arc::clone(&job.0)));
+            self.wake();
         }
-        let completions = self.dispatch().abort(&job.0);
-        self.wake();
-        complete_here(completions);
     }
 
     fn is_running(&self, job: &Promise) -> bool {

@@ -33,6 +33,9 @@ const AVERAGE_SHIFT: u32 = 3;
 /// Records read before others get their turn.
 const RECORDS_AT_ONCE: usize = 256;
 
+/// The detail of a death for which something else can hardly be the cause.
+const SCRIBBLED: &str = "the worker scribbled over the shared memory";
+
 /// A job at a worker.
 struct Sent {
     entry: Entry,
@@ -173,6 +176,10 @@ impl PoolChannel {
 
     /// Hands a job to the worker. It comes back if the shared memory is full. Call [`wake`](Self::wake)
     /// after the last of several.
+    #[expect(
+        clippy::result_large_err,
+        reason = "a job that is not taken goes back whole; that is rare"
+    )]
     pub(crate) fn send(&mut self, entry: Entry) -> Result<Ticket, Entry> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -205,7 +212,7 @@ impl PoolChannel {
         };
         if sent != Ok(true) {
             if sent.is_err() {
-                self.set_fault("the worker scribbled over the shared memory");
+                self.set_fault(SCRIBBLED);
             }
             self.free.push(index);
             return Err(entry);
@@ -369,10 +376,10 @@ impl PoolChannel {
                         .map_or(0, |head| u64::from_le_bytes(*head));
                     match elements::parse_header(word) {
                         Some((kind, _)) => self.awaiting = Some((header, kind, len)),
-                        None => self.set_fault("the worker scribbled over the shared memory"),
+                        None => self.set_fault(SCRIBBLED),
                     }
                 }
-                Err(_corrupt) => self.set_fault("the worker scribbled over the shared memory"),
+                Err(_corrupt) => self.set_fault(SCRIBBLED),
             }
             self.body = body;
         }
@@ -405,7 +412,7 @@ impl PoolChannel {
             let sent = self.remove(index);
             return match sent.entry.complete_single(recorded) {
                 Some(completion) => harvest.completions.push(completion),
-                None => self.set_fault("the worker scribbled over the shared memory"),
+                None => self.set_fault(SCRIBBLED),
             };
         }
         self.take_elements(index, header, recorded, harvest);
@@ -424,30 +431,55 @@ impl PoolChannel {
         match sent.stopping {
             None => {
                 if !sent.entry.record(header.count, recorded) {
-                    return self.set_fault("the worker scribbled over the shared memory");
+                    return self.set_fault(SCRIBBLED);
                 }
                 if header.last {
                     let sent = self.remove(index);
                     harvest.take(sent.entry.next());
                 }
             }
-            // Asked to stop, the worker ends the job with this record: the last element in it is the
-            // one that was asked.
-            Some(reason) => {
-                let before = header.count.saturating_sub(1);
-                let whole = elements::skip(recorded, before as usize)
-                    .map(|rest| recorded.len() - rest.len());
-                let recorded = whole.map(|len| &recorded[..len]);
-                if before > 0
-                    && !recorded.is_some_and(|recorded| sent.entry.record(before, recorded))
-                {
-                    return self.set_fault("the worker scribbled over the shared memory");
+            Some(reason) if header.last || header.given_back => {
+                self.take_stopped(index, header, recorded, reason, harvest);
+            }
+            // It has not seen the request yet.
+            Some(_) => {
+                if !sent.entry.record(header.count, recorded) {
+                    self.set_fault(SCRIBBLED);
                 }
-                harvest.returned = true;
-                let sent = self.remove(index);
-                harvest.take(sent.entry.stopped(reason, EndedBy::Itself));
             }
         }
+    }
+
+    /// The last record of a job that was asked to stop: the last element in it is the one that was asked.
+    fn take_stopped(
+        &mut self,
+        index: usize,
+        header: &ResultHeader,
+        recorded: &[u8],
+        reason: StopReason,
+        harvest: &mut Harvest,
+    ) {
+        let sent = self.sent[index]
+            .as_mut()
+            .expect("the caller has looked at this job");
+        let before = header.count.saturating_sub(1);
+        let Some(rest) = elements::skip(recorded, before as usize) else {
+            return self.set_fault(SCRIBBLED);
+        };
+        if before > 0
+            && !sent
+                .entry
+                .record(before, &recorded[..recorded.len() - rest.len()])
+        {
+            return self.set_fault(SCRIBBLED);
+        }
+        harvest.returned = true;
+        let entry = self.remove(index).entry;
+        harvest.take(match header.count {
+            // The request came between two elements.
+            0 => entry.stopped_between(reason),
+            _ => entry.stopped(reason, EndedBy::Itself),
+        });
     }
 
     /// Takes a job off the books.
@@ -614,6 +646,7 @@ impl PoolChannel {
                     started_ns: black_box.started_ns,
                     ran_ns: 0,
                     last: false,
+                    given_back: false,
                     usage: None,
                 };
                 // What does not fit the job is not recovered; the worker may have scribbled anything.

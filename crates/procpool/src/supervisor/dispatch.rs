@@ -27,13 +27,16 @@ pub(crate) enum Admission {
     Broken(Error),
 }
 
-/// What callers ask of the supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is asked of the supervisor, or noted for it.
 pub(crate) enum Request {
     /// Start all workers.
     WarmUp,
+    /// Stop this job, which had started.
+    Abort(Arc<JobCell>),
     /// Stop the job that runs in this slot.
     StopJob(usize, Manner),
+    /// The job that was to stop has returned.
+    Returned(usize),
     /// End the pool.
     Shutdown(Shutdown),
 }
@@ -246,6 +249,10 @@ impl Dispatch {
         None
     }
 
+    #[expect(
+        clippy::result_large_err,
+        reason = "a job that is not taken goes back whole; that is rare"
+    )]
     fn send(&mut self, slot: usize, entry: Entry) -> Result<(), Entry> {
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);
@@ -385,6 +392,9 @@ impl Dispatch {
             if let Some(completion) = self.requeue(entry) {
                 harvest.completions.push(completion);
             }
+        }
+        if harvest.returned {
+            self.requests.push(Request::Returned(slot));
         }
         self.note_idle(slot);
         harvest

@@ -305,9 +305,7 @@ impl Entry {
     pub(crate) fn stopped(self, reason: StopReason, ended_by: EndedBy) -> Next {
         match reason {
             StopReason::Abort => match self.fail_current(JobError::Cancelled { started: true }) {
-                Next::Requeue(rest) => {
-                    Next::Complete(rest.fail_rest(&JobError::Cancelled { started: false }))
-                }
+                Next::Requeue(rest) => rest.stopped_between(reason),
                 complete => complete,
             },
             StopReason::Timeout(after) => {
@@ -319,6 +317,16 @@ impl Entry {
                     label,
                 }))
             }
+        }
+    }
+
+    /// The job was stopped, for `reason`, while none of its elements ran.
+    pub(crate) fn stopped_between(self, reason: StopReason) -> Next {
+        match reason {
+            StopReason::Abort => {
+                Next::Complete(self.fail_rest(&JobError::Cancelled { started: false }))
+            }
+            StopReason::Timeout(_) => self.next(),
         }
     }
 

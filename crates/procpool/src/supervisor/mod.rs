@@ -341,9 +341,6 @@ impl Supervisor {
         completions: &mut Vec<Completion>,
     ) {
         completions.extend(harvest.completions);
-        if harvest.returned {
-            self.events.push(Event::Returned(slot));
-        }
         if let Some(channel) = dispatch.channel(slot) {
             if channel.fault.is_some() {
                 self.events.push(Event::Faulty(slot));
@@ -373,6 +370,7 @@ impl Supervisor {
         for request in std::mem::take(&mut dispatch.requests) {
             match request {
                 Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
+                Request::Returned(slot) => self.events.push(Event::Returned(slot)),
                 other => dispatch.requests.push(other),
             }
         }
@@ -500,7 +498,11 @@ impl Supervisor {
         for request in std::mem::take(&mut dispatch.requests) {
             match request {
                 Request::WarmUp => self.events.push(Event::WarmUp),
-                Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
+                Request::Abort(cell) => completions.extend(dispatch.abort(&cell)),
+                // Taken up below, in order.
+                request @ (Request::StopJob(..) | Request::Returned(_)) => {
+                    dispatch.requests.push(request)
+                }
                 Request::Shutdown(Shutdown::Drain) => {}
                 Request::Shutdown(Shutdown::CancelPending) => {
                     completions.extend(dispatch.cancel_unstarted())

@@ -216,7 +216,8 @@ impl Running {
     ) {
         let body = mem::take(&mut self.body);
         let mut rest = &body[self.elements_at..];
-        for element in self.header.first..self.header.first + self.header.count {
+        let end = self.header.first + self.header.count;
+        for element in self.header.first..end {
             let Some((_, argument, next)) = elements::split_first(rest) else {
                 // The pool has written these elements itself.
                 procpool_sys::worker::kill_group()
@@ -233,6 +234,10 @@ impl Running {
                     self.record(Kind::Panicked, &fault::panic(&record));
                 }
                 hook::clear();
+            }
+            if element + 1 < end && self.block.is_asked_to_stop(self.header.ticket) {
+                self.give_back();
+                break;
             }
         }
         self.body = body;
@@ -315,6 +320,22 @@ impl Running {
         }
     }
 
+    /// Ends a job that was asked to stop before its last element.
+    fn give_back(&mut self) {
+        if self.end.pending_count() == 0 {
+            self.record_first = self.element + 1;
+        }
+        let header = ResultHeader {
+            given_back: true,
+            ..self.result_header(false)
+        };
+        while !self.end.has_room(0) {
+            self.wait_for_room(0);
+        }
+        self.end.publish(&header);
+        self.ring_bell();
+    }
+
     fn publish(&mut self, last: bool) {
         let header = self.result_header(last);
         self.end.publish(&header);
@@ -342,6 +363,7 @@ impl Running {
             started_ns,
             ran_ns,
             last,
+            given_back: false,
             usage,
         }
     }
