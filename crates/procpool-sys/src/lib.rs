@@ -11,4 +11,5 @@ pub mod fork;
 pub mod image;
 pub mod mapping;
 pub mod spawn;
+pub mod stack;
 pub mod worker;

@@ -18,7 +18,7 @@ use std::thread;
 
 use procpool_sys::image::{Image, SameBuild};
 use procpool_sys::mapping::{self, Mapping};
-use procpool_sys::worker;
+use procpool_sys::{stack, worker};
 use procpool_wire::block::{BLOCK_WORDS, Block, Ticket};
 use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
@@ -132,6 +132,8 @@ fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
         progress: Mutex::new(()),
     });
     hook::install(&block);
+    // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
+    let _ = stack::report_overflow();
     if let Some((target, argument)) = &setup.initializer
         && let Err(message) = initialize(&start.image, start.same_build, target, argument)
     {
