@@ -334,8 +334,11 @@ impl PoolChannel {
 
     fn take_payload(&mut self, body: Vec<u8>, harvest: &mut Harvest) {
         // The announcement precedes the payload in the shared memory, and may not have been read yet.
-        if self.awaiting.is_none() {
+        while self.awaiting.is_none() && self.fault.is_none() {
             self.read_results(harvest);
+            if !harvest.more {
+                break;
+            }
         }
         match self.awaiting.take() {
             Some((header, kind, len)) if len == body.len() as u64 => {

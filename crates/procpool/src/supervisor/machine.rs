@@ -31,7 +31,7 @@ pub(crate) enum Event {
     /// Every slot shall have a worker.
     WarmUp,
     /// The worker could not be started.
-    SpawnFailed(usize, String),
+    SpawnFailed(usize, Trouble, String),
     /// The worker can take jobs.
     Ready(usize),
     /// The worker says that it cannot start.
@@ -52,6 +52,15 @@ pub(crate) enum Event {
     Abort,
     /// No jobs are left, and none will come.
     Drained,
+}
+
+/// Why a worker could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The system is short of something, which may come back.
+    Shortage,
+    /// It will go wrong again.
+    Lasting,
 }
 
 /// How a job is stopped.
@@ -100,6 +109,10 @@ pub(crate) struct Machine {
     life: Life,
     /// Workers that are wanted besides those that live.
     demand: usize,
+    /// Every slot shall have a worker, until once every slot has.
+    warming_up: bool,
+    /// Since when the system has been too short of something to start a worker.
+    short_since: Option<u64>,
     /// When workers died before they were ready, within the window.
     start_deaths: VecDeque<u64>,
     first_cause: Option<String>,
@@ -115,6 +128,8 @@ impl Machine {
             slots,
             life: Life::Open,
             demand: 0,
+            warming_up: false,
+            short_since: None,
             start_deaths: VecDeque::new(),
             first_cause: None,
             not_before: 0,
@@ -129,14 +144,14 @@ impl Machine {
     pub(crate) fn handle(&mut self, event: Event, now: u64, out: &mut Vec<Action>) {
         match event {
             Event::Demand(jobs) => self.demand = jobs,
-            Event::WarmUp => {
-                let missing = |slot: &&Slot| matches!(slot, Slot::Empty | Slot::Starting { .. });
-                self.demand = self.slots.iter().filter(missing).count();
-            }
-            Event::SpawnFailed(slot, cause) => {
+            Event::WarmUp => self.warming_up = true,
+            Event::SpawnFailed(slot, trouble, cause) => {
                 if matches!(self.slots[slot], Slot::Starting { .. }) {
                     self.slots[slot] = Slot::Empty;
-                    self.start_death(cause, now, out);
+                    match trouble {
+                        Trouble::Shortage => self.shortage(cause, now, out),
+                        Trouble::Lasting => self.start_death(cause, now, out),
+                    }
                 }
             }
             Event::Ready(slot) => {
@@ -146,7 +161,11 @@ impl Machine {
                     self.demand = self.demand.saturating_sub(1);
                     self.start_deaths.clear();
                     self.first_cause = None;
+                    self.short_since = None;
                     self.not_before = 0;
+                    if self.slots.iter().all(|slot| *slot == Slot::Serving) {
+                        self.warming_up = false;
+                    }
                     if self.life == Life::Drained {
                         self.retire(slot, now, out);
                     }
@@ -232,7 +251,16 @@ impl Machine {
     }
 
     fn wants_worker(&self) -> bool {
-        self.life == Life::Open && self.demand > self.starting()
+        self.life == Life::Open && self.wanted() > self.starting()
+    }
+
+    /// How many workers should be starting.
+    fn wanted(&self) -> usize {
+        if self.warming_up {
+            self.slots.len()
+        } else {
+            self.demand
+        }
     }
 
     fn starting(&self) -> usize {
@@ -278,26 +306,49 @@ impl Machine {
         if self.start_deaths.is_empty() {
             self.first_cause = Some(cause);
         }
+        self.short_since = None;
         self.start_deaths.push_back(now);
         let deaths = self.start_deaths.len() as u32;
-        let backoff = BACKOFF_FIRST_NS
-            .saturating_mul(1 << (deaths - 1).min(20))
-            .min(BACKOFF_MAX_NS);
-        self.not_before = now + backoff;
-        // A pool with a live worker goes on: its jobs are safe, and the trouble may pass.
-        let alive = self
-            .slots
-            .iter()
-            .any(|slot| matches!(slot, Slot::Serving | Slot::Stopping(Stage::Asked { .. })));
-        if deaths >= self.policy.restart_limit && !alive && self.life == Life::Open {
-            self.life = Life::Broken;
-            for slot in 0..self.slots.len() {
-                if matches!(self.slots[slot], Slot::Starting { .. }) {
-                    self.kill(slot, out);
-                }
-            }
-            out.push(Action::Break(self.first_cause.take().unwrap_or_default()));
+        self.back_off(deaths - 1, now);
+        if deaths >= self.policy.restart_limit {
+            self.break_down(out);
         }
+    }
+
+    /// The system cannot start a worker now. Nobody died of it, so it has no part in the restart limit;
+    /// but a pool without any worker cannot wait for ever.
+    fn shortage(&mut self, cause: String, now: u64, out: &mut Vec<Action>) {
+        let since = *self.short_since.get_or_insert(now);
+        self.first_cause.get_or_insert(cause);
+        let short_for = now.saturating_sub(since);
+        // Waits as long again as it has waited so far, within bounds.
+        self.not_before = now + short_for.clamp(BACKOFF_FIRST_NS, BACKOFF_MAX_NS);
+        if short_for >= self.policy.start_timeout_ns {
+            self.break_down(out);
+        }
+    }
+
+    fn back_off(&mut self, doublings: u32, now: u64) {
+        let wait = BACKOFF_FIRST_NS
+            .saturating_mul(1 << doublings.min(20))
+            .min(BACKOFF_MAX_NS);
+        self.not_before = now + wait;
+    }
+
+    /// Gives up, unless a worker lives: then its jobs are safe, and the trouble may pass.
+    fn break_down(&mut self, out: &mut Vec<Action>) {
+        let lives =
+            |slot: &Slot| matches!(slot, Slot::Serving | Slot::Stopping(Stage::Asked { .. }));
+        if self.life != Life::Open || self.slots.iter().any(lives) {
+            return;
+        }
+        self.life = Life::Broken;
+        for slot in 0..self.slots.len() {
+            if matches!(self.slots[slot], Slot::Starting { .. }) {
+                self.kill(slot, out);
+            }
+        }
+        out.push(Action::Break(self.first_cause.take().unwrap_or_default()));
     }
 
     fn stop_job(&mut self, slot: usize, manner: Manner, now: u64, out: &mut Vec<Action>) {

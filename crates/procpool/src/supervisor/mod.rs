@@ -21,13 +21,14 @@ mod stderr;
 use std::ffi::OsString;
 use std::hint;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use procpool_sys::image::Image;
@@ -47,7 +48,7 @@ use callbacks::CallbackThreads;
 use channel::{Fate, Harvest, Link, PoolChannel};
 use dispatch::{Dispatch, Request};
 use entry::{Completion, Entry, Next, StopReason, phase_of};
-use machine::{Action, Event, Machine, Policy};
+use machine::{Action, Event, Machine, Policy, Trouble};
 use slot::{Slot, Stage};
 use stderr::{StderrReader, Tap};
 
@@ -363,7 +364,7 @@ impl Supervisor {
         } else {
             dispatch.queued()
         };
-        if waiting != self.demanded {
+        if waiting != self.demanded || waiting > 0 && !dispatch.all_serving() {
             self.demanded = waiting;
             self.events.push(Event::Demand(waiting));
         }
@@ -545,7 +546,8 @@ impl Supervisor {
             Action::Spawn(slot) => {
                 if let Err(error) = self.spawn(slot) {
                     let cause = format!("cannot start worker {slot}: {error}");
-                    self.events.push(Event::SpawnFailed(slot, cause));
+                    self.events
+                        .push(Event::SpawnFailed(slot, trouble_of(&error), cause));
                 }
             }
             Action::Bye(slot) => {
@@ -583,24 +585,22 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, slot: usize) -> io::Result<()> {
+        let (tap, stderr) = self.stderr.open(slot)?;
+        self.spawn_with(slot, &tap, stderr).inspect_err(|_| {
+            self.stderr.close(slot, &tap);
+        })
+    }
+
+    fn spawn_with(&mut self, slot: usize, tap: &Arc<Tap>, stderr: OwnedFd) -> io::Result<()> {
         let settings = &self.inner.settings;
         let (ours, theirs) = sockets::pair()?;
         let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
-        let (tap, stderr) = self.stderr.open(slot)?;
         let program = match &settings.worker_program {
             Some(path) => Program::Other(path.clone()),
             None => Program::SameImage(self.inner.image),
         };
-        let process = spawn::spawn(
-            &program,
-            &worker_name(slot, &program),
-            &settings.environment,
-            theirs,
-            stderr,
-        )
-        .inspect_err(|_| {
-            self.stderr.close(slot, &tap);
-        })?;
+        let name = worker_name(slot, &program);
+        let process = spawn::spawn(&program, &name, &settings.environment, theirs, stderr)?;
         let mut channel = PoolChannel::new(
             slot,
             process.id(),
@@ -616,18 +616,17 @@ impl Supervisor {
             process.pidfd(),
             Token::Process(slot).event(EpollFlags::EPOLLIN),
         )?;
+        let tap = Arc::clone(tap);
         self.workers[slot] = Some(Worker {
             process,
             tap,
             hung_up_at: None,
             writing: false,
         });
-        let mut dispatch = self.inner.dispatch();
-        dispatch.writing |= channel.wants_to_write();
-        dispatch.add_worker(channel);
-        drop(dispatch);
         let inner = Arc::clone(&self.inner);
-        self.register_writers(&mut inner.dispatch());
+        let mut dispatch = inner.dispatch();
+        dispatch.add_worker(channel);
+        self.register_writers(&mut dispatch);
         Ok(())
     }
 
@@ -803,7 +802,7 @@ impl Obituary<'_> {
             phase,
             oom: match self.status {
                 // Without a cgroup of our own nobody says whose SIGKILL it was.
-                Status::Signal(nix::libc::SIGKILL, _) if self.fault.is_none() => Oom::Unknown,
+                Status::Signal(libc::SIGKILL, _) if self.fault.is_none() => Oom::Unknown,
                 Status::Unknown => Oom::Unknown,
                 _ => Oom::No,
             },
@@ -823,6 +822,16 @@ impl Obituary<'_> {
             // It died of itself before any signal of ours.
             _ => EndedBy::Itself,
         }
+    }
+}
+
+/// Whether a failed start is worth another try.
+fn trouble_of(error: &io::Error) -> Trouble {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EINTR) => {
+            Trouble::Shortage
+        }
+        _ => Trouble::Lasting,
     }
 }
 
