@@ -53,6 +53,9 @@ pub(crate) struct Running {
     record_first: u32,
     /// CPU time of the process when it was last looked at.
     cpu_ns: u64,
+    /// The clock when it was last looked at. A job begins when the one before it has ended, so one look
+    /// for each job is enough.
+    now_ns: u64,
 }
 
 /// Whether the current element has an outcome.
@@ -95,6 +98,7 @@ pub(super) fn serve(
         record_started_ns: 0,
         record_first: 0,
         cpu_ns: clock::process_cpu_ns(),
+        now_ns: clock::monotonic_ns(),
     };
     // Spinning on the only processor would keep the pool from running.
     let spin_ns = if thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
@@ -120,8 +124,8 @@ pub(super) fn serve(
 
 impl Running {
     fn wait_for_job(&mut self, spin_ns: u64) -> Word {
-        let until = clock::monotonic_ns() + spin_ns;
-        while clock::monotonic_ns() < until {
+        let until = self.now_ns + spin_ns;
+        while self.look_at_clock() < until {
             if self.end.has_job() {
                 return Word::Look;
             }
@@ -134,7 +138,13 @@ impl Running {
         }
         let word = self.channel.next_word();
         self.cpu_ns = clock::process_cpu_ns();
+        self.look_at_clock();
         word
+    }
+
+    fn look_at_clock(&mut self) -> u64 {
+        self.now_ns = clock::monotonic_ns();
+        self.now_ns
     }
 
     fn run_job(
@@ -149,8 +159,9 @@ impl Running {
             let payload = self.channel.next_payload();
             self.body.truncate(self.elements_at);
             self.body.extend_from_slice(&payload);
+            self.look_at_clock();
         }
-        if !self.end.claim(header.ticket, clock::monotonic_ns()) {
+        if !self.end.claim(header.ticket, self.now_ns) {
             return;
         }
         self.header = header;
@@ -273,25 +284,28 @@ impl Running {
         if scratch.capacity() <= INLINE_WORDS_MAX * WORD {
             self.scratch = scratch;
         }
-        self.end.set_phase(self.element, Phase::Drop);
-        drop(result);
+        if mem::needs_drop::<R>() {
+            self.end.set_phase(self.element, Phase::Drop);
+            drop(result);
+            self.look_at_clock();
+        }
     }
 
     fn begin(&mut self, element: u32) {
-        let now = clock::monotonic_ns();
         if self.end.pending_count() == 0 {
-            self.record_started_ns = now;
+            self.record_started_ns = self.now_ns;
             self.record_first = element;
         }
         self.element = element;
         self.step = Step::Open;
-        self.end.begin_element(element, now);
+        self.end.begin_element(element, self.now_ns);
     }
 
     /// Gives the current element its outcome. From here on it survives the worker.
     fn record(&mut self, kind: Kind, bytes: &[u8]) {
         self.end.set_phase(self.element, Phase::Send);
         let last = self.element + 1 == self.header.first + self.header.count;
+        self.look_at_clock();
         if elements::padded(bytes.len()) / WORD > INLINE_WORDS_MAX {
             if self.end.pending_count() > 0 {
                 self.publish(false);
@@ -315,7 +329,7 @@ impl Running {
             }
         }
         self.step = Step::Recorded;
-        if last || clock::monotonic_ns() - self.record_started_ns > PUBLISH_AFTER_NS {
+        if last || self.now_ns - self.record_started_ns > PUBLISH_AFTER_NS {
             self.publish(last);
         }
     }
@@ -343,7 +357,7 @@ impl Running {
     }
 
     fn result_header(&mut self, last: bool) -> ResultHeader {
-        let now = clock::monotonic_ns();
+        let now = self.now_ns;
         let ran_ns = now - self.record_started_ns;
         let usage = (ran_ns >= USAGE_FROM_NS).then(|| {
             let cpu_ns = clock::process_cpu_ns();
@@ -379,6 +393,7 @@ impl Running {
         loop {
             self.end.want_bell(true);
             if self.end.has_room(words) {
+                self.look_at_clock();
                 return self.end.want_bell(false);
             }
             self.channel.next_word();
