@@ -216,7 +216,10 @@ impl ProcessPool {
         }
         let inner = &self.core.0;
         let mut dispatch = inner.dispatch();
-        dispatch.admission = Admission::Closed;
+        // A broken pool stays so: its cause says more than that it was shut down as well.
+        if matches!(dispatch.admission, Admission::Open) {
+            dispatch.admission = Admission::Closed;
+        }
         dispatch.requests.push(Request::Shutdown(how));
         drop(dispatch);
         inner.room.notify_all();

@@ -166,10 +166,17 @@ impl Dispatch {
         };
         if let Some(entry) = entry {
             self.enqueue(entry);
+            self.use_idle();
         }
-        must_look
-            || self.writing
-            || !self.queue.is_empty() && self.residents.iter().any(Option::is_none)
+        let may_start_worker = !self.all_serving() && self.residents.iter().any(Option::is_none);
+        must_look || self.writing || may_start_worker && !self.queue.is_empty()
+    }
+
+    /// Taking jobs back can leave a worker idle while others wait: the supervisor has no reason to look.
+    fn use_idle(&mut self) {
+        if !self.idle.is_empty() && !self.queue.is_empty() {
+            self.pump();
+        }
     }
 
     /// A job with this limit may start now. True if the supervisor would look too late.
@@ -465,6 +472,7 @@ impl Dispatch {
         };
         let completion = entry.fail_rest(&JobError::Cancelled { started: false });
         self.count(&completion);
+        self.use_idle();
         Some(completion)
     }
 
@@ -522,7 +530,15 @@ impl Dispatch {
             };
             // A job that starts after this look cannot be over before this moment.
             let mut look_at = now.saturating_add(shortest);
-            if let Some((ticket, entry, None, black_box)) = channel.running()
+            let running = channel.running();
+            if running
+                .as_ref()
+                .is_some_and(|(_, _, stopping, _)| stopping.is_some())
+            {
+                // It gets no further job before it has ended this one.
+                continue;
+            }
+            if let Some((ticket, entry, _, black_box)) = running
                 && let Some(timeout) = entry.timeout
             {
                 // The worker's word on when it started counts within reason only.
@@ -636,9 +652,7 @@ impl Dispatch {
     /// No worker can be started: ends every job that waits for one.
     pub(crate) fn break_down(&mut self, error: Error) -> Vec<Completion> {
         let completions = self.end_unstarted(&JobError::Broken(error.clone()));
-        if !matches!(self.admission, Admission::Closed) {
-            self.admission = Admission::Broken(error);
-        }
+        self.admission = Admission::Broken(error);
         completions
     }
 

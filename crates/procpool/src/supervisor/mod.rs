@@ -151,8 +151,17 @@ pub(crate) struct Supervisor {
     events: Vec<Event>,
     /// The demand that the core was last told of.
     demanded: usize,
-    finished: bool,
+    course: Course,
     spin_ns: u64,
+}
+
+/// Where a pool is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Serving,
+    /// It was asked to shut down.
+    Ending,
+    Finished,
 }
 
 #[derive(Clone, Copy)]
@@ -226,7 +235,7 @@ impl Supervisor {
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
             demanded: 0,
-            finished: false,
+            course: Course::Serving,
             spin_ns: if many { SPIN_NS } else { 0 },
         })
     }
@@ -237,7 +246,7 @@ impl Supervisor {
 
     /// Runs until the pool is shut down and no worker is left.
     pub(crate) fn run(mut self) {
-        while !self.finished {
+        while self.course != Course::Finished {
             let timeout = self.timeout();
             self.turn(timeout);
             self.spin();
@@ -276,7 +285,7 @@ impl Supervisor {
     fn spin(&mut self) {
         let mut quiet_since = clock::monotonic_ns();
         let mut rounds = 0;
-        while !self.hot.is_empty() && !self.finished {
+        while !self.hot.is_empty() && self.course != Course::Finished {
             let hot = std::mem::take(&mut self.hot);
             let any = self.harvest(&hot);
             self.hot = hot;
@@ -497,6 +506,9 @@ impl Supervisor {
         let mut completions = Vec::new();
         dispatch.check_timeouts(clock::monotonic_ns());
         for request in std::mem::take(&mut dispatch.requests) {
+            if matches!(request, Request::Shutdown(_)) && self.course == Course::Serving {
+                self.course = Course::Ending;
+            }
             match request {
                 Request::WarmUp => self.events.push(Event::WarmUp),
                 Request::Abort(cell) => completions.extend(dispatch.abort(&cell)),
@@ -517,11 +529,7 @@ impl Supervisor {
         }
         dispatch.pump();
         self.after_dispatch(&mut dispatch);
-        if !matches!(
-            dispatch.admission,
-            dispatch::Admission::Open | dispatch::Admission::Broken(_)
-        ) && dispatch.is_drained()
-        {
+        if self.course == Course::Ending && dispatch.is_drained() {
             self.events.push(Event::Drained);
         }
         drop(dispatch);
@@ -580,7 +588,7 @@ impl Supervisor {
                 self.inner.changed.notify_all();
                 self.inner.room.notify_all();
             }
-            Action::Finished => self.finished = true,
+            Action::Finished => self.course = Course::Finished,
         }
     }
 
