@@ -7,4 +7,5 @@ procpool::testing!();
 
 mod support;
 
+mod contract;
 mod pool;

@@ -94,6 +94,7 @@ pub struct Death {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Status {
     /// With this exit code.
     Exit(i32),
@@ -146,6 +147,7 @@ pub struct Timeout {
 
 /// Which time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Limit {
     /// The job's own, from its start.
     Job,
@@ -157,6 +159,7 @@ pub enum Limit {
 
 /// How a job that reached its time limit came to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EndedBy {
     /// It had not started.
     NotStarted,
