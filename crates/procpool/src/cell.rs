@@ -50,8 +50,44 @@ impl fmt::Debug for Value {
 
 /// How a job ended.
 pub(crate) struct Ended {
-    pub(crate) result: Result<Value, JobError>,
-    pub(crate) report: Report,
+    /// Errors are rare and large, so that every cell would carry their size.
+    result: Result<Value, Box<JobError>>,
+    report: Report,
+}
+
+impl Ended {
+    pub(crate) fn new(result: Result<Value, JobError>, report: Report) -> Ended {
+        Ended {
+            result: result.map_err(Box::new),
+            report,
+        }
+    }
+
+    /// How it ended, as far as is known without decoding the value.
+    pub(crate) fn error(&self) -> Option<&JobError> {
+        self.result.as_ref().err().map(|error| &**error)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        matches!(self.error(), Some(JobError::Cancelled { .. }))
+    }
+
+    /// Cancelled is not failed.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.result.is_err() && !self.is_cancelled()
+    }
+
+    pub(crate) fn into_parts(self) -> (Result<Value, JobError>, Report) {
+        (self.result.map_err(|error| *error), self.report)
+    }
+
+    fn done(&self, id: JobId) -> Done {
+        Done {
+            id,
+            error: self.error().cloned(),
+            report: self.report.clone(),
+        }
+    }
 }
 
 /// The state that an executor and the futures of a job share.
@@ -158,24 +194,11 @@ impl JobCell {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.is_done()
-            && matches!(
-                self.state().ended,
-                Some(Ended {
-                    result: Err(JobError::Cancelled { .. }),
-                    ..
-                })
-            )
+        self.is_done() && self.state().ended.as_ref().is_some_and(Ended::is_cancelled)
     }
 
     pub(crate) fn is_failed(&self) -> bool {
-        self.is_done()
-            && match &self.state().ended {
-                Some(Ended {
-                    result: Err(error), ..
-                }) => !matches!(error, JobError::Cancelled { .. }),
-                _ => false,
-            }
+        self.is_done() && self.state().ended.as_ref().is_some_and(Ended::is_failed)
     }
 
     pub(crate) fn set_progress(&self, progress: Progress) {
@@ -196,11 +219,7 @@ impl JobCell {
         let done = waiters
             .iter()
             .any(|(_, waiter)| matches!(waiter, Waiter::Callback(_)))
-            .then(|| Done {
-                id: self.id,
-                error: ended.result.as_ref().err().cloned(),
-                report: ended.report.clone(),
-            });
+            .then(|| ended.done(self.id));
         state.ended = Some(ended);
         self.done.store(true, Ordering::Release);
         drop(state);
@@ -237,12 +256,7 @@ impl JobCell {
         if let Err(Waiter::Callback(callback)) = self.add(Waiter::Callback(callback)) {
             let state = self.state();
             let Some(ended) = &state.ended else { return };
-            let error = ended.result.as_ref().err().cloned();
-            let done = Done {
-                id: self.id,
-                error,
-                report: ended.report.clone(),
-            };
+            let done = ended.done(self.id);
             drop(state);
             run_callback(callback, done);
         }
@@ -324,18 +338,12 @@ impl JobCell {
 impl fmt::Debug for JobCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        let text = match (self.is_done(), &state.ended) {
-            (false, _) => "pending",
-            (true, None) => "taken",
-            (true, Some(Ended { result: Ok(_), .. })) => "finished",
-            (
-                true,
-                Some(Ended {
-                    result: Err(JobError::Cancelled { .. }),
-                    ..
-                }),
-            ) => "cancelled",
-            (true, Some(Ended { result: Err(_), .. })) => "failed",
+        let text = match &state.ended {
+            _ if !self.is_done() => "pending",
+            None => "taken",
+            Some(ended) if ended.is_cancelled() => "cancelled",
+            Some(ended) if ended.is_failed() => "failed",
+            Some(_) => "finished",
         };
         f.debug_struct("JobFuture")
             .field("id", &self.id.number())

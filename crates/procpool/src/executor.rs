@@ -181,7 +181,7 @@ impl Promise {
     }
 
     fn complete(&self, result: Result<Value, JobError>, report: Report) {
-        self.0.complete(Ended { result, report }).run();
+        self.0.complete(Ended::new(result, report)).run();
     }
 }
 

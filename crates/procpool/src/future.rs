@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::cell::{Ended, JobCell, Value, deadline_after};
+use crate::cell::{JobCell, Value, deadline_after};
 use crate::executor::{Data, Promise, codec_error, decode_result};
 use crate::job_error::{JobError, Side};
 use crate::job_id::JobId;
@@ -97,10 +97,13 @@ impl<R> JobFuture<R> {
     pub fn outcome(self) -> Outcome<R> {
         self.cell.wait(None);
         match self.cell.take() {
-            Some(Ended { result, report }) => Outcome {
-                result: result.and_then(self.take),
-                report,
-            },
+            Some(ended) => {
+                let (result, report) = ended.into_parts();
+                Outcome {
+                    result: result.and_then(self.take),
+                    report,
+                }
+            }
             // A forked child's copy, or a future that was polled to its end.
             None => Outcome {
                 result: Err(JobError::Closed),
@@ -167,7 +170,7 @@ impl<R> Future for JobFuture<R> {
             .cell
             .take()
             .expect("a JobFuture was polled after it was ready");
-        Poll::Ready(ended.result.and_then(self.take))
+        Poll::Ready(ended.into_parts().0.and_then(self.take))
     }
 }
 

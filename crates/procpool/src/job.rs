@@ -122,10 +122,7 @@ pub(crate) fn submit_call(
 }
 
 fn refuse(cell: &JobCell, rejection: Rejection) {
-    let ended = Ended {
-        result: Err(rejection.into_job_error()),
-        report: Report::default(),
-    };
+    let ended = Ended::new(Err(rejection.into_job_error()), Report::default());
     // Nobody can have added a callback yet.
     cell.complete(ended).run();
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use procpool_sys::image::Function;
 use procpool_wire::elements::{self, Kind};
 
-use crate::cell::{Ended, Group, JobCell, Part, Value, deadline_after};
+use crate::cell::{Group, JobCell, Part, Value, deadline_after};
 use crate::executor::{
     Backend, Call, Callee, Data, FunctionCall, Options, Promise, decode_result, encode_argument,
 };
@@ -253,7 +253,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
     fn open(&mut self, chunk: Chunk) {
         let ended = chunk.cell.take();
         let (result, report) = match ended {
-            Some(Ended { result, report }) => (result, report),
+            Some(ended) => ended.into_parts(),
             None => (Err(JobError::Closed), Default::default()),
         };
         if report.attempts > 0 {

@@ -22,7 +22,7 @@ use crate::job_error::JobError;
 use crate::map::Map;
 use crate::report::{Progress, Report, Stats, WorkerInfo};
 use crate::supervisor::dispatch::{Admission, Dispatch, Request};
-use crate::supervisor::entry::{Entry, Payload, WireTarget};
+use crate::supervisor::entry::{Entry, Limits, Payload, WireTarget};
 use crate::supervisor::{Inner, Supervisor, complete_here};
 use crate::task::TaskInfo;
 use crate::worker::TASK_LIST;
@@ -268,7 +268,8 @@ impl Executor for ProcessPool {
 impl PoolCore {
     /// What the call is called between this pool and its workers.
     fn target(&self, call: &dyn Call) -> Result<WireTarget, JobError> {
-        let named = |name: &str, run, function| WireTarget::Named(name.into(), run, function);
+        let named =
+            |name: &str, run, function| WireTarget::Named(Box::new((name.into(), run, function)));
         match call.callee() {
             Callee::JsonTask(name) => Ok(named(name, 0, 0)),
             Callee::Function {
@@ -350,21 +351,17 @@ impl Backend for PoolCore {
             Ok((_, 0, _)) => Ok(Value::Parts(Vec::new())),
             Err(error) => Err(error),
             Ok((target, count, payload)) => {
-                let limits = (
-                    options.retries.unwrap_or(settings.retries),
-                    options.timeout.or(settings.job_timeout),
-                    settings.payload_limit,
-                );
+                let limits = Limits {
+                    retries: options.retries.unwrap_or(settings.retries),
+                    timeout: options.timeout.or(settings.job_timeout),
+                    payload: settings.payload_limit,
+                };
                 let entry = Entry::new(cell, target, payload, count, clock::monotonic_ns(), limits);
                 return self.enter(entry, when_full);
             }
         };
         self.admit(when_full)?.count_early(&result);
-        cell.complete(Ended {
-            result,
-            report: Report::default(),
-        })
-        .run();
+        cell.complete(Ended::new(result, Report::default())).run();
         Ok(())
     }
 

@@ -177,10 +177,7 @@ impl ThreadPool {
         let cell = JobCell::new(self.backend.control(), Location::caller(), None, 0);
         let run: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send> = Box::new(move || Box::new(f()));
         if let Err(rejection) = self.backend.0.accept(Arc::clone(&cell), None, || Some(run)) {
-            let ended = Ended {
-                result: Err(rejection.into_job_error()),
-                report: Report::default(),
-            };
+            let ended = Ended::new(Err(rejection.into_job_error()), Report::default());
             cell.complete(ended).run();
         }
         JobFuture::of_local(cell)
@@ -373,7 +370,8 @@ impl Inner {
                 label: cell.label(),
             })
         });
-        self.callbacks.run(cell.complete(Ended { result, report }));
+        self.callbacks
+            .run(cell.complete(Ended::new(result, report)));
     }
 
     fn shutdown(&self, how: Shutdown) {
@@ -413,10 +411,7 @@ impl Inner {
             attempts: u32::from(started),
             ..Report::default()
         };
-        let ended = Ended {
-            result: Err(JobError::Cancelled { started }),
-            report,
-        };
+        let ended = Ended::new(Err(JobError::Cancelled { started }), report);
         self.callbacks.run(cell.complete(ended));
     }
 
@@ -436,10 +431,8 @@ impl Control for Inner {
         }
         match self.take_unstarted(&job.0) {
             Some(task) => {
-                let ended = Ended {
-                    result: Err(JobError::Cancelled { started: false }),
-                    report: Report::default(),
-                };
+                let error = JobError::Cancelled { started: false };
+                let ended = Ended::new(Err(error), Report::default());
                 task.cell.complete(ended).run();
                 true
             }
@@ -587,10 +580,7 @@ impl Timer {
             ended_by: EndedBy::Term,
             label: cell.label(),
         };
-        let ended = Ended {
-            result: Err(JobError::TimedOut(timeout)),
-            report: self.report,
-        };
+        let ended = Ended::new(Err(JobError::TimedOut(timeout)), self.report);
         self.callbacks.run(cell.complete(ended));
     }
 }

@@ -198,7 +198,7 @@ impl PoolChannel {
         let (header, elements) = entry.to_send(ticket);
         let name = match &entry.target {
             super::entry::WireTarget::Offset(..) => &[],
-            super::entry::WireTarget::Named(name, ..) => name.as_bytes(),
+            super::entry::WireTarget::Named(named) => named.0.as_bytes(),
         };
         let streamed = entry.streamed();
         let sent = match &streamed {
@@ -222,7 +222,7 @@ impl PoolChannel {
             self.outgoing.push_back(Outgoing::Frame(head.to_vec(), 0));
             self.outgoing.push_back(Outgoing::Shared(bytes, from));
         }
-        if let Some(timeout) = entry.timeout {
+        if let Some(timeout) = entry.timeout() {
             self.shortest_timeout = Some(self.shortest_timeout.map_or(timeout, |s| s.min(timeout)));
         }
         self.sent[index as usize] = Some(Sent {
@@ -409,15 +409,16 @@ impl PoolChannel {
         let each = (header.ran_ns / elements).saturating_mul(u64::from(entry.remaining().max(1)));
         self.average_ns =
             self.average_ns - (self.average_ns >> AVERAGE_SHIFT) + (each >> AVERAGE_SHIFT);
-        entry.note_run(self.pid, self.slot, header);
         // The usual case, without a copy in between.
         if entry.is_single() && header.count == 1 && sent.stopping.is_none() {
+            let report = entry.report(self.pid, self.slot, header);
             let sent = self.remove(index);
-            return match sent.entry.complete_single(recorded) {
+            return match sent.entry.complete_single(recorded, report) {
                 Some(completion) => harvest.completions.push(completion),
                 None => self.set_fault(SCRIBBLED),
             };
         }
+        entry.note_run(self.pid, self.slot, header);
         self.take_elements(index, header, recorded, harvest);
     }
 

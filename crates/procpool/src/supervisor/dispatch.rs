@@ -154,7 +154,7 @@ impl Dispatch {
         self.stats.submitted += 1;
         entry.sequence = self.queue.number();
         let must_look = entry
-            .timeout
+            .timeout()
             .is_some_and(|timeout| self.look_no_later_than(timeout));
         if entry.cell.priority > self.lowest_sent {
             self.make_way(entry.cell.priority);
@@ -264,8 +264,11 @@ impl Dispatch {
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);
         };
-        let (cell, priority, timeout) =
-            (Arc::clone(&entry.cell), entry.cell.priority, entry.timeout);
+        let (cell, priority, timeout) = (
+            Arc::clone(&entry.cell),
+            entry.cell.priority,
+            entry.timeout(),
+        );
         let ticket = channel.send(entry)?;
         Place::Sent(slot, ticket.index).note(&cell);
         if self.sent == 0 {
@@ -409,9 +412,9 @@ impl Dispatch {
 
     fn count(&mut self, completion: &Completion) {
         Place::Nowhere.note(&completion.cell);
-        if completion.is_cancelled() {
+        if completion.ended.is_cancelled() {
             self.stats.cancelled += 1;
-        } else if completion.is_failed() {
+        } else if completion.ended.is_failed() {
             self.stats.failed += 1;
         } else {
             self.stats.finished += 1;
@@ -539,7 +542,7 @@ impl Dispatch {
                 continue;
             }
             if let Some((ticket, entry, _, black_box)) = running
-                && let Some(timeout) = entry.timeout
+                && let Some(timeout) = entry.timeout()
             {
                 // The worker's word on when it started counts within reason only.
                 let started = black_box.started_ns.min(now);

@@ -43,7 +43,7 @@ pub(crate) enum WireTarget {
     /// Offsets of trampoline and function.
     Offset(u64, u64),
     /// A name; `(0, 0)` for JSON, `(1, fingerprint)` for binary.
-    Named(Arc<str>, u64, u64),
+    Named(Box<(Arc<str>, u64, u64)>),
 }
 
 /// A job that a pool has accepted and not completed.
@@ -57,17 +57,27 @@ pub(crate) struct Entry {
     count: u32,
     /// Elements that have an outcome.
     done: u32,
-    /// Their outcomes, if there are several.
-    parts: Vec<Part>,
-    /// Workers that the current element has killed.
-    kills: u32,
-    /// Times the current element was started before.
-    attempts: u32,
+    limits: Option<Box<Limits>>,
+    /// What only few jobs have, so that the others do not carry its size through the queue.
+    past: Option<Box<Past>>,
+}
+
+/// The limits of a job. Most jobs have none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
-    payload_limit: Option<u64>,
+    pub(crate) payload: Option<u64>,
+}
+
+/// What has happened to a job that is not done with its first record.
+#[derive(Default)]
+struct Past {
+    /// Outcomes of elements.
+    parts: Vec<Part>,
+    /// Workers that the current element has killed, each in one attempt.
+    kills: u32,
     report: Report,
-    started_ns: Option<u64>,
 }
 
 /// Why a running job was stopped.
@@ -91,17 +101,6 @@ pub(crate) struct Completion {
     pub(crate) ended: Ended,
 }
 
-impl Completion {
-    pub(crate) fn is_cancelled(&self) -> bool {
-        matches!(self.ended.result, Err(JobError::Cancelled { .. }))
-    }
-
-    /// For the pool's counts. A chunk that ends with outcomes for all its elements has finished.
-    pub(crate) fn is_failed(&self) -> bool {
-        self.ended.result.is_err() && !self.is_cancelled()
-    }
-}
-
 impl Entry {
     pub(crate) fn new(
         cell: Arc<JobCell>,
@@ -109,9 +108,9 @@ impl Entry {
         payload: Payload,
         count: u32,
         submitted_ns: u64,
-        limits: (u32, Option<Duration>, Option<u64>),
+        limits: Limits,
     ) -> Entry {
-        let (retries, timeout, payload_limit) = limits;
+        let limits = (limits != Limits::default()).then(|| Box::new(limits));
         Entry {
             cell,
             target,
@@ -120,15 +119,21 @@ impl Entry {
             submitted_ns,
             count,
             done: 0,
-            parts: Vec::new(),
-            kills: 0,
-            attempts: 0,
-            retries,
-            timeout,
-            payload_limit,
-            report: Report::default(),
-            started_ns: None,
+            limits,
+            past: None,
         }
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.limits.as_ref()?.timeout
+    }
+
+    fn retries(&self) -> u32 {
+        self.limits.as_ref().map_or(0, |limits| limits.retries)
+    }
+
+    fn past(&mut self) -> &mut Past {
+        self.past.get_or_insert_default()
     }
 
     pub(crate) fn done(&self) -> u32 {
@@ -139,15 +144,16 @@ impl Entry {
         self.count - self.done
     }
 
+    /// Which attempt the next, or the running, one is.
     pub(crate) fn attempt(&self) -> u32 {
-        self.attempts + 1
+        self.past.as_ref().map_or(0, |past| past.kills) + 1
     }
 
     /// The header and elements to send: those that have no outcome yet.
     pub(crate) fn to_send(&self, ticket: Ticket) -> (JobHeader, &[u8]) {
         let (name_len, run, function) = match &self.target {
             WireTarget::Offset(run, function) => (0, *run, *function),
-            WireTarget::Named(name, run, function) => (name.len() as u32, *run, *function),
+            WireTarget::Named(named) => (named.0.len() as u32, named.1, named.2),
         };
         let header = JobHeader {
             ticket,
@@ -175,31 +181,35 @@ impl Entry {
         Some((Arc::clone(bytes), bytes.len() - rest.len()))
     }
 
-    /// Notes that an attempt ran: where and when.
-    pub(crate) fn note_run(&mut self, pid: u32, worker: usize, header: &ResultHeader) {
-        self.started_ns = Some(header.started_ns);
-        let report = &mut self.report;
-        report.attempts = self.attempts + 1;
-        report.pid = Some(pid);
-        report.worker = Some(worker);
-        report.queued = Duration::from_nanos(header.started_ns.saturating_sub(self.submitted_ns));
-        // Several records of one chunk add up.
+    /// What a record says of the attempt that it comes from; several records of one chunk add up.
+    pub(crate) fn report(&self, pid: u32, worker: usize, header: &ResultHeader) -> Report {
+        let before = self
+            .past
+            .as_ref()
+            .map(|past| &past.report)
+            .filter(|_| header.first > 0);
         let ran = Duration::from_nanos(header.ran_ns);
-        report.ran = if header.first == 0 {
-            ran
-        } else {
-            report.ran.saturating_add(ran)
-        };
-        if let Some(usage) = header.usage {
-            let cpu = Duration::from_nanos(usage.cpu_ns);
-            report.cpu = Some(
-                report
-                    .cpu
-                    .filter(|_| header.first > 0)
-                    .map_or(cpu, |before| before.saturating_add(cpu)),
-            );
-            report.peak_rss = Some(usage.peak_rss);
+        let cpu = header.usage.map(|usage| Duration::from_nanos(usage.cpu_ns));
+        Report {
+            attempts: self.attempt(),
+            queued: Duration::from_nanos(header.started_ns.saturating_sub(self.submitted_ns)),
+            ran: before.map_or(ran, |before| before.ran.saturating_add(ran)),
+            cpu: match (before.and_then(|before| before.cpu), cpu) {
+                (Some(before), Some(now)) => Some(before.saturating_add(now)),
+                (before, now) => before.or(now),
+            },
+            peak_rss: header
+                .usage
+                .map(|usage| usage.peak_rss)
+                .or(before.and_then(|b| b.peak_rss)),
+            pid: Some(pid),
+            worker: Some(worker),
         }
+    }
+
+    /// Notes an attempt whose job is not complete with this record.
+    pub(crate) fn note_run(&mut self, pid: u32, worker: usize, header: &ResultHeader) {
+        self.past().report = self.report(pid, worker, header);
     }
 
     /// Takes up `count` recorded outcomes. False if `elements` are not such outcomes.
@@ -208,7 +218,7 @@ impl Entry {
         {
             return false;
         }
-        self.parts.push(Part::Recorded {
+        self.past().parts.push(Part::Recorded {
             elements: elements.to_vec(),
         });
         self.advance(count);
@@ -217,26 +227,26 @@ impl Entry {
 
     fn advance(&mut self, count: u32) {
         self.done += count;
-        self.kills = 0;
-        self.attempts = 0;
+        self.past().kills = 0;
     }
 
     /// Ends a job of one element with its recorded outcome, without a copy in between.
-    pub(crate) fn complete_single(self, elements: &[u8]) -> Option<Completion> {
+    pub(crate) fn complete_single(self, elements: &[u8], report: Report) -> Option<Completion> {
         let (kind, bytes, rest) = elements::split_first(elements)?;
         if !rest.is_empty() {
             return None;
         }
         let result = match kind {
             Kind::Value => Ok(Value::Bytes(Bytes::from_slice(bytes))),
-            fault => Err(recorded_error(
-                fault,
-                bytes,
-                &self.cell.label(),
-                self.payload_limit,
-            )),
+            fault => {
+                let limit = self.limits.as_ref().and_then(|limits| limits.payload);
+                Err(recorded_error(fault, bytes, &self.cell.label(), limit))
+            }
         };
-        Some(self.complete(result))
+        Some(Completion {
+            cell: self.cell,
+            ended: Ended::new(result, report),
+        })
     }
 
     pub(crate) fn is_single(&self) -> bool {
@@ -244,33 +254,32 @@ impl Entry {
     }
 
     fn complete(self, result: Result<Value, JobError>) -> Completion {
-        let mut report = self.report;
+        let mut report = self.past.map(|past| past.report).unwrap_or_default();
         if report.attempts == 0 {
             let waited = procpool_sys::clock::monotonic_ns().saturating_sub(self.submitted_ns);
             report.queued = Duration::from_nanos(waited);
         }
         Completion {
             cell: self.cell,
-            ended: Ended { result, report },
+            ended: Ended::new(result, report),
         }
     }
 
     /// Ends a job of which every element has an outcome.
     pub(crate) fn complete_parts(mut self) -> Completion {
         debug_assert_eq!(self.done, self.count);
-        if self.is_single()
-            && let Some(part) = self.parts.pop()
-        {
-            return match part {
-                Part::Failed(error) => self.complete(Err(error)),
-                Part::Recorded { elements, .. } => {
-                    // `record` has looked at these bytes, so they are one element.
-                    self.complete_single(&elements).expect("one whole element")
-                }
-            };
+        let past = self.past();
+        let mut parts = std::mem::take(&mut past.parts);
+        let report = past.report.clone();
+        match parts.pop_if(|_| self.count == 1) {
+            None => self.complete(Ok(Value::Parts(parts))),
+            Some(Part::Failed(error)) => self.complete(Err(error)),
+            Some(Part::Recorded { elements }) => {
+                // `record` has looked at these bytes, so they are one element.
+                self.complete_single(&elements, report)
+                    .expect("one whole element")
+            }
         }
-        let parts = std::mem::take(&mut self.parts);
-        self.complete(Ok(Value::Parts(parts)))
     }
 
     /// Ends the job with `error` for every element that has no outcome.
@@ -279,7 +288,7 @@ impl Entry {
             return self.complete(Err(error.clone()));
         }
         while self.done < self.count {
-            self.parts.push(Part::Failed(error.clone()));
+            self.past().parts.push(Part::Failed(error.clone()));
             self.advance(1);
         }
         self.complete_parts()
@@ -287,7 +296,7 @@ impl Entry {
 
     /// The current element has ended with `error`; others of the job go on.
     pub(crate) fn fail_current(mut self, error: JobError) -> Next {
-        self.parts.push(Part::Failed(error));
+        self.past().parts.push(Part::Failed(error));
         self.advance(1);
         self.next()
     }
@@ -332,14 +341,16 @@ impl Entry {
 
     /// The current element has killed its worker.
     pub(crate) fn killed_worker(mut self, error: JobError) -> Next {
-        self.kills += 1;
-        self.attempts += 1;
-        if matches!(error, JobError::Died(_)) && self.kills <= self.retries {
+        let retries = self.retries();
+        let past = self.past();
+        past.kills += 1;
+        let kills = past.kills;
+        if matches!(error, JobError::Died(_)) && kills <= retries {
             return Next::Requeue(self);
         }
         let error = match error {
-            JobError::Died(_) if self.retries > 0 => JobError::Quarantined {
-                attempts: self.kills,
+            JobError::Died(_) if retries > 0 => JobError::Quarantined {
+                attempts: kills,
                 last: Box::new(error),
             },
             error => error,
@@ -359,11 +370,14 @@ impl Entry {
         let started_ns = black_box
             .started_ns
             .clamp(self.submitted_ns, now_ns.max(self.submitted_ns));
-        self.report.attempts = self.attempts + 1;
-        self.report.pid = Some(pid);
-        self.report.worker = Some(worker);
-        self.report.queued = Duration::from_nanos(started_ns - self.submitted_ns);
-        self.report.ran = Duration::from_nanos(now_ns.saturating_sub(started_ns));
+        self.past().report = Report {
+            attempts: self.attempt(),
+            queued: Duration::from_nanos(started_ns - self.submitted_ns),
+            ran: Duration::from_nanos(now_ns.saturating_sub(started_ns)),
+            pid: Some(pid),
+            worker: Some(worker),
+            ..Report::default()
+        };
     }
 }
 
@@ -375,5 +389,22 @@ pub(crate) fn phase_of(phase: WorkerPhase) -> Phase {
         WorkerPhase::Run => Phase::Run,
         WorkerPhase::Encode => Phase::Encode,
         WorkerPhase::Send | WorkerPhase::Drop => Phase::Send,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: ten million pending jobs fit into a machine. What a job weighs while it waits, apart from a
+    /// payload that does not fit inline, is its entry and its cell.
+    #[test]
+    fn a_waiting_job_is_small() {
+        assert!(size_of::<Entry>() <= 120, "{} bytes", size_of::<Entry>());
+        assert!(
+            size_of::<JobCell>() <= 256,
+            "{} bytes",
+            size_of::<JobCell>()
+        );
     }
 }
