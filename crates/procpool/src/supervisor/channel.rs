@@ -176,10 +176,6 @@ impl PoolChannel {
 
     /// Hands a job to the worker. It comes back if the shared memory is full. Call [`wake`](Self::wake)
     /// after the last of several.
-    #[expect(
-        clippy::result_large_err,
-        reason = "a job that is not taken goes back whole; that is rare"
-    )]
     pub(crate) fn send(&mut self, entry: Entry) -> Result<Ticket, Entry> {
         let index = match self.free.pop() {
             Some(index) => index,

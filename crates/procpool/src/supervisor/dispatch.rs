@@ -256,10 +256,6 @@ impl Dispatch {
         None
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "a job that is not taken goes back whole; that is rare"
-    )]
     fn send(&mut self, slot: usize, entry: Entry) -> Result<(), Entry> {
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);
