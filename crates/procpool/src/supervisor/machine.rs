@@ -242,7 +242,7 @@ impl Machine {
     /// When the core wants to be woken by a `Tick`.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let start =
-            (self.wants_worker() && self.slots.contains(&Slot::Empty)).then_some(self.not_before);
+            (self.to_start() > 0 && self.slots.contains(&Slot::Empty)).then_some(self.not_before);
         self.slots
             .iter()
             .filter_map(Slot::deadline)
@@ -250,17 +250,23 @@ impl Machine {
             .min()
     }
 
-    fn wants_worker(&self) -> bool {
-        self.life == Life::Open && self.wanted() > self.starting()
-    }
-
-    /// How many workers should be starting.
-    fn wanted(&self) -> usize {
-        if self.warming_up {
+    /// How many more workers should be starting, as soon as the back-off allows.
+    fn to_start(&self) -> usize {
+        if self.life != Life::Open {
+            return 0;
+        }
+        let wanted = if self.warming_up {
             self.slots.len()
         } else {
             self.demand
-        }
+        };
+        // After a failed start one worker at a time shows whether it goes better now.
+        let at_once = if self.start_deaths.is_empty() {
+            usize::MAX
+        } else {
+            1
+        };
+        wanted.min(at_once).saturating_sub(self.starting())
     }
 
     fn starting(&self) -> usize {
@@ -271,24 +277,17 @@ impl Machine {
     }
 
     fn start_workers(&mut self, now: u64, out: &mut Vec<Action>) {
-        if !self.wants_worker() || now < self.not_before {
+        if now < self.not_before {
             return;
         }
-        // After a failed start one worker at a time shows whether it goes better now.
-        let at_once = if self.start_deaths.is_empty() {
-            usize::MAX
-        } else {
-            1
-        };
-        let starting = self.starting();
-        let wanted = self.demand.min(at_once).saturating_sub(starting);
+        let to_start = self.to_start();
         let give_up_at = now.saturating_add(self.policy.start_timeout_ns);
         let empty = self
             .slots
             .iter_mut()
             .enumerate()
             .filter(|(_, slot)| **slot == Slot::Empty);
-        for (index, slot) in empty.take(wanted) {
+        for (index, slot) in empty.take(to_start) {
             *slot = Slot::Starting { give_up_at };
             out.push(Action::Spawn(index));
         }
