@@ -212,7 +212,8 @@ impl ProcessPoolBuilder {
     }
 
     /// The pool is broken when `deaths` workers died before they were ready within `window`, and no
-    /// worker lives. Default: 3 in 10 s. 0 deaths is an error.
+    /// worker lives. The time that starts take, and the pauses between them, do not count. Default: 3 in
+    /// 10 s. 0 deaths is an error.
     pub fn restart_limit(mut self, deaths: u32, window: Duration) -> Self {
         self.check(deaths > 0, || {
             "restart_limit(0, …): a pool that may not start a worker cannot work".into()

@@ -146,11 +146,11 @@ impl Machine {
             Event::Demand(jobs) => self.demand = jobs,
             Event::WarmUp => self.warming_up = true,
             Event::SpawnFailed(slot, trouble, cause) => {
-                if matches!(self.slots[slot], Slot::Starting { .. }) {
+                if let Slot::Starting { give_up_at } = self.slots[slot] {
                     self.slots[slot] = Slot::Empty;
                     match trouble {
                         Trouble::Shortage => self.shortage(cause, now, out),
-                        Trouble::Lasting => self.start_death(cause, now, out),
+                        Trouble::Lasting => self.start_death(give_up_at, cause, now, out),
                     }
                 }
             }
@@ -172,15 +172,17 @@ impl Machine {
                 }
             }
             Event::StartFailed(slot, cause) => {
-                if matches!(self.slots[slot], Slot::Starting { .. }) {
+                if let Slot::Starting { give_up_at } = self.slots[slot] {
                     self.kill(slot, out);
-                    self.start_death(cause, now, out);
+                    self.start_death(give_up_at, cause, now, out);
                 }
             }
             Event::Exited(slot, cause) => {
                 let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
                 match before {
-                    Slot::Starting { .. } => self.start_death(cause, now, out),
+                    Slot::Starting { give_up_at } => {
+                        self.start_death(give_up_at, cause, now, out);
+                    }
                     // Nobody told it to go: the pool shall be as strong as it was.
                     Slot::Serving => self.demand = self.demand.max(self.starting() + 1),
                     Slot::Empty | Slot::Stopping(_) => {}
@@ -293,7 +295,17 @@ impl Machine {
         }
     }
 
-    fn start_death(&mut self, cause: String, now: u64, out: &mut Vec<Action>) {
+    fn start_death(&mut self, give_up_at: u64, cause: String, now: u64, out: &mut Vec<Action>) {
+        // Neither the time that a start takes counts, nor our own back-off. Otherwise starts that fail
+        // slower than the window would be tried for ever, and the jobs that wait for them would never end.
+        let began = give_up_at.saturating_sub(self.policy.start_timeout_ns);
+        let idle = began.saturating_sub(self.not_before);
+        if let Some(last) = self.start_deaths.back() {
+            let busy = now.saturating_sub(*last).saturating_sub(idle);
+            for death in &mut self.start_deaths {
+                *death = death.saturating_add(busy).min(now);
+            }
+        }
         let window_start = now.saturating_sub(self.policy.restart_window_ns);
         while self
             .start_deaths
@@ -389,6 +401,7 @@ impl Machine {
                     self.kill(slot, out);
                     let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                     self.start_death(
+                        give_up_at,
                         format!("a worker was not ready after {timeout:?} (start_timeout)"),
                         now,
                         out,
