@@ -146,8 +146,10 @@ impl Machine {
             Event::Demand(jobs) => self.demand = jobs,
             Event::WarmUp => self.warming_up = true,
             Event::SpawnFailed(slot, trouble, cause) => {
-                if let Slot::Starting { give_up_at } = self.slots[slot] {
-                    self.slots[slot] = Slot::Empty;
+                // Not only if it is starting: the failure of another slot may have broken the pool
+                // meanwhile, and so have killed the worker that this one never had.
+                let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
+                if let Slot::Starting { give_up_at } = before {
                     match trouble {
                         Trouble::Shortage => self.shortage(cause, now, out),
                         Trouble::Lasting => self.start_death(give_up_at, cause, now, out),
