@@ -165,9 +165,6 @@ impl Machine {
                     self.first_cause = None;
                     self.short_since = None;
                     self.not_before = 0;
-                    if self.slots.iter().all(|slot| *slot == Slot::Serving) {
-                        self.warming_up = false;
-                    }
                     if self.life == Life::Drained {
                         self.retire(slot, now, out);
                     }
@@ -216,6 +213,8 @@ impl Machine {
             }
             Event::Tick => {}
             Event::Abort => {
+                // The loop tells of the jobs that are gone only after this.
+                (self.demand, self.warming_up) = (0, false);
                 for slot in 0..self.slots.len() {
                     if matches!(self.slots[slot], Slot::Starting { .. }) {
                         self.kill(slot, out);
@@ -237,6 +236,7 @@ impl Machine {
         }
         self.expire(now, out);
         self.start_workers(now, out);
+        self.warming_up &= self.slots.iter().any(|slot| *slot != Slot::Serving);
         if self.life == Life::Drained && self.slots.iter().all(|slot| *slot == Slot::Empty) {
             self.life = Life::Finished;
             out.push(Action::Finished);
