@@ -151,7 +151,7 @@ impl Machine {
                 let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
                 if let Slot::Starting { give_up_at } = before {
                     match trouble {
-                        Trouble::Shortage => self.shortage(cause, now, out),
+                        Trouble::Shortage => self.shortage(give_up_at, cause, now, out),
                         Trouble::Lasting => self.start_death(give_up_at, cause, now, out),
                     }
                 }
@@ -330,8 +330,16 @@ impl Machine {
 
     /// The system cannot start a worker now. Nobody died of it, so it has no part in the restart limit;
     /// but a pool without any worker cannot wait for ever.
-    fn shortage(&mut self, cause: String, now: u64, out: &mut Vec<Action>) {
-        let since = *self.short_since.get_or_insert(now);
+    fn shortage(&mut self, give_up_at: u64, cause: String, now: u64, out: &mut Vec<Action>) {
+        // The time in which no worker was wanted does not count: nobody knows that it was short then.
+        let began = give_up_at.saturating_sub(self.policy.start_timeout_ns);
+        let idle = began.saturating_sub(self.not_before);
+        let since = self
+            .short_since
+            .unwrap_or(now)
+            .saturating_add(idle)
+            .min(now);
+        self.short_since = Some(since);
         self.first_cause.get_or_insert(cause);
         let short_for = now.saturating_sub(since);
         // Waits as long again as it has waited so far, within bounds.
