@@ -434,3 +434,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! The pure core against a model of the outside world.
+
+mod examples;
+mod random;
+
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A worker's process, as the outside world knows it.
+#[derive(Debug, Default)]
+struct Process {
+    ready: bool,
+    told_to_leave: bool,
+    killed: bool,
+}
+
+/// The machine with what surrounds it: processes that exist from `Spawn` to `Exited`, and a clock.
+#[derive(Debug)]
+struct World {
+    machine: Machine,
+    processes: Vec<Option<Process>>,
+    /// Slots whose start was refused, which the machine does not know yet.
+    refused: Vec<usize>,
+    /// The same, of the batch that is being told to it.
+    batch: Vec<usize>,
+    now: u64,
+    spawns: usize,
+    broken: Option<String>,
+    finished: bool,
+    /// Starts that the system refuses from now on.
+    refusals: usize,
+    /// Why.
+    trouble: Trouble,
+    /// What was done, newest last.
+    done: Vec<Action>,
+}
+
+impl World {
+    fn new(policy: Policy) -> World {
+        World {
+            processes: (0..policy.slots).map(|_| None).collect(),
+            machine: Machine::new(policy),
+            refused: Vec::new(),
+            batch: Vec::new(),
+            now: SECOND,
+            spawns: 0,
+            broken: None,
+            finished: false,
+            refusals: 0,
+            trouble: Trouble::Lasting,
+            done: Vec::new(),
+        }
+    }
+
+    /// Hands an event in, carries out what comes of it, and holds every action against the model.
+    fn event(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.machine.handle(event, self.now, &mut actions);
+        self.act_all(actions);
+        self.nothing_spins();
+    }
+
+    /// As the loop does: first all actions, then the failures that came of them.
+    fn act_all(&mut self, actions: Vec<Action>) {
+        let mut actions = actions;
+        loop {
+            for action in actions {
+                self.act(&action);
+                self.done.push(action);
+            }
+            if self.refused.is_empty() {
+                return;
+            }
+            actions = Vec::new();
+            self.batch = std::mem::take(&mut self.refused);
+            for slot in self.batch.clone() {
+                let event = Event::SpawnFailed(slot, self.trouble, "refused".into());
+                self.machine.handle(event, self.now, &mut actions);
+            }
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        assert!(!self.finished, "{action:?} after the end");
+        match action {
+            Action::Spawn(slot) => {
+                assert!(self.processes[*slot].is_none(), "slot {slot} has a process");
+                assert!(self.broken.is_none(), "a broken pool starts nothing");
+                self.spawns += 1;
+                if self.refusals > 0 {
+                    self.refusals -= 1;
+                    self.refused.push(*slot);
+                    return;
+                }
+                self.processes[*slot] = Some(Process::default());
+            }
+            Action::Bye(slot) => {
+                let process = self.process(*slot);
+                assert!(process.ready && !process.told_to_leave && !process.killed);
+                process.told_to_leave = true;
+            }
+            Action::Terminate(slot) => assert!(!self.process(*slot).killed),
+            // There is nothing to kill, and the loop does not.
+            Action::Kill(slot) if self.processes[*slot].is_none() => {
+                assert!(self.batch.contains(slot), "slot {slot} has no process");
+            }
+            Action::Kill(slot) => {
+                let process = self.process(*slot);
+                assert!(!process.killed, "slot {slot} is killed twice");
+                process.killed = true;
+            }
+            Action::Resume(slot) => {
+                let process = self.process(*slot);
+                assert!(process.ready && !process.told_to_leave && !process.killed);
+            }
+            Action::Break(cause) => {
+                assert!(self.broken.is_none(), "the pool breaks once");
+                for slot in 0..self.processes.len() {
+                    assert_ne!(self.machine.slot(slot), Slot::Serving, "a live worker");
+                }
+                self.broken = Some(cause.clone());
+            }
+            Action::Finished => {
+                assert!(self.processes.iter().all(Option::is_none));
+                self.finished = true;
+            }
+        }
+    }
+
+    fn process(&mut self, slot: usize) -> &mut Process {
+        self.processes[slot]
+            .as_mut()
+            .expect("an action is about a process that exists")
+    }
+
+    /// A deadline that has passed is one at which a tick does something; otherwise the loop would turn
+    /// without end.
+    fn nothing_spins(&mut self) {
+        while self.machine.deadline().is_some_and(|due| due <= self.now) {
+            let before = format!("{:?}", self.machine);
+            let mut actions = Vec::new();
+            self.machine.handle(Event::Tick, self.now, &mut actions);
+            assert!(
+                !actions.is_empty() || format!("{:?}", self.machine) != before,
+                "a deadline has passed and nothing comes of it: {before}"
+            );
+            self.act_all(actions);
+        }
+    }
+
+    /// Time moves on to the next deadline, if there is one.
+    fn sleep(&mut self) -> bool {
+        let Some(due) = self.machine.deadline() else {
+            return false;
+        };
+        self.now = self.now.max(due);
+        self.event(Event::Tick);
+        true
+    }
+
+    fn exit(&mut self, slot: usize) {
+        if self.processes[slot].take().is_some() {
+            self.event(Event::Exited(slot, format!("worker {slot} ended")));
+        }
+    }
+
+    fn ready(&mut self, slot: usize) {
+        if let Some(process) = &mut self.processes[slot]
+            && !process.killed
+        {
+            process.ready = true;
+            self.event(Event::Ready(slot));
+        }
+    }
+
+    fn take_done(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.done)
+    }
+}
+
+fn policy(slots: usize) -> Policy {
+    Policy {
+        slots,
+        start_timeout_ns: 10 * SECOND,
+        grace_ns: 2 * SECOND,
+        restart_limit: 3,
+        restart_window_ns: 10 * SECOND,
+    }
+}
+
+fn world(slots: usize) -> World {
+    World::new(policy(slots))
+}
+
+/// A world in which many starts may fail.
+fn patient_world(slots: usize) -> World {
+    World::new(Policy {
+        restart_limit: 100,
+        ..policy(slots)
+    })
+}
+
+/// A world in which every slot serves.
+fn serving(slots: usize) -> World {
+    let mut world = world(slots);
+    world.event(Event::WarmUp);
+    for slot in 0..slots {
+        world.ready(slot);
+    }
+    world.take_done();
+    world
+}

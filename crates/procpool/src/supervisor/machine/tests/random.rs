@@ -1,0 +1,238 @@
+//! Events in random orders.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Demand(usize),
+    WarmUp,
+    Refuse(usize, Trouble),
+    Ready(Index),
+    StartFailed(Index),
+    Exit(Index),
+    Faulty(Index),
+    StopJob(Index, bool),
+    Returned(Index),
+    Retire(Index),
+    Wait(u64),
+    Sleep,
+    Abort,
+    Drained,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = any::<Index>;
+    prop_oneof![
+        4 => (0usize..8).prop_map(Step::Demand),
+        1 => Just(Step::WarmUp),
+        1 => (1usize..4).prop_map(|starts| Step::Refuse(starts, Trouble::Lasting)),
+        1 => (1usize..4).prop_map(|starts| Step::Refuse(starts, Trouble::Shortage)),
+        6 => index().prop_map(Step::Ready),
+        2 => index().prop_map(Step::StartFailed),
+        6 => index().prop_map(Step::Exit),
+        1 => index().prop_map(Step::Faulty),
+        3 => (index(), any::<bool>()).prop_map(|(slot, cooperative)| Step::StopJob(slot, cooperative)),
+        2 => index().prop_map(Step::Returned),
+        2 => index().prop_map(Step::Retire),
+        3 => (0..3 * SECOND).prop_map(Step::Wait),
+        4 => Just(Step::Sleep),
+        1 => Just(Step::Abort),
+    ]
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let times = (1..20 * SECOND, 0..5 * SECOND, 1..20 * SECOND);
+    (1usize..5, times, 1u32..6).prop_map(|(slots, (start, grace, window), limit)| Policy {
+        slots,
+        start_timeout_ns: start,
+        grace_ns: grace,
+        restart_limit: limit,
+        restart_window_ns: window,
+    })
+}
+
+impl World {
+    /// One of the slots whose process is as `wanted`.
+    fn pick(&self, index: Index, wanted: impl Fn(&Process) -> bool) -> Option<usize> {
+        let fit: Vec<usize> = (0..self.processes.len())
+            .filter(|slot| self.processes[*slot].as_ref().is_some_and(&wanted))
+            .collect();
+        (!fit.is_empty()).then(|| fit[index.index(fit.len())])
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Demand(jobs) => self.event(Event::Demand(jobs)),
+            Step::WarmUp => self.event(Event::WarmUp),
+            Step::Refuse(starts, trouble) => (self.refusals, self.trouble) = (starts, trouble),
+            Step::Ready(index) => {
+                if let Some(slot) = self.pick(index, |process| !process.ready) {
+                    self.ready(slot);
+                }
+            }
+            Step::StartFailed(index) => {
+                // It may be on its way while the worker is killed.
+                if let Some(slot) = self.pick(index, |process| !process.ready) {
+                    self.event(Event::StartFailed(slot, "failed".into()));
+                }
+            }
+            Step::Exit(index) => {
+                if let Some(slot) = self.pick(index, |_| true) {
+                    self.exit(slot);
+                }
+            }
+            // Whatever a worker that was ready has done may be noticed late.
+            Step::Faulty(index) => self.notice(index, Event::Faulty),
+            Step::StopJob(index, cooperative) => {
+                let manner = if cooperative {
+                    Manner::Cooperative
+                } else {
+                    Manner::Plain
+                };
+                self.notice(index, |slot| Event::StopJob(slot, manner));
+            }
+            Step::Returned(index) => self.notice(index, Event::Returned),
+            Step::Retire(index) => self.notice(index, Event::Retire),
+            Step::Wait(time) => {
+                // The loop wakes in time for each deadline on the way.
+                let until = self.now + time;
+                while self.machine.deadline().is_some_and(|due| due <= until) {
+                    self.sleep();
+                }
+                self.now = until;
+                self.event(Event::Tick);
+            }
+            Step::Sleep => {
+                self.sleep();
+            }
+            Step::Abort => self.event(Event::Abort),
+            Step::Drained => self.event(Event::Drained),
+        }
+    }
+
+    fn notice(&mut self, index: Index, event: impl FnOnce(usize) -> Event) {
+        if let Some(slot) = self.pick(index, |process| process.ready) {
+            self.event(event(slot));
+        }
+    }
+
+    /// The rest of a shutdown: whoever was told to leave leaves, whoever was killed dies, and time passes.
+    fn end(&mut self) {
+        self.step(Step::Drained);
+        for _ in 0..100 {
+            if self.finished {
+                return;
+            }
+            let gone = (0..self.processes.len()).find(|slot| {
+                self.processes[*slot]
+                    .as_ref()
+                    .is_some_and(|process| process.killed || process.told_to_leave)
+            });
+            match gone {
+                Some(slot) => self.exit(slot),
+                None => assert!(self.sleep(), "nothing is due and nobody leaves: {self:?}"),
+            }
+        }
+        panic!("the shutdown does not end: {self:?}");
+    }
+}
+
+proptest! {
+    /// Goal: in any order of events no slot gets two processes, none is killed twice, the pool breaks at
+    /// most once and never with a live worker, no deadline passes without effect, and shutdown ends.
+    /// Method: `World` holds each action against what exists.
+    #[test]
+    fn any_order_of_events_keeps_the_invariants(
+        policy in any_policy(),
+        before in prop::collection::vec(step(), 0..60),
+        after in prop::collection::vec(step(), 0..20),
+    ) {
+        let mut world = World::new(policy);
+        for step in before {
+            world.step(step);
+        }
+        world.step(Step::Drained);
+        for step in after {
+            if world.finished {
+                break;
+            }
+            world.step(step);
+        }
+        if !world.finished {
+            world.end();
+        }
+    }
+
+    /// Goal: when every start fails, in whatever way, the pool breaks, within the budget of starts.
+    #[test]
+    fn failing_starts_end_within_the_budget(
+        policy in any_policy(),
+        jobs in 1usize..10,
+        ways in prop::collection::vec((0u8..4, any::<Index>(), 0..30 * SECOND), 40),
+    ) {
+        let (slots, limit) = (policy.slots, policy.restart_limit as usize);
+        let mut world = World::new(policy);
+        world.event(Event::Demand(jobs));
+        let mut ways = ways.into_iter().cycle();
+        for _ in 0..1000 {
+            if world.broken.is_some() {
+                break;
+            }
+            let (way, index, time) = ways.next().unwrap();
+            let killed = world.pick(index, |process| process.killed);
+            match (killed, world.pick(index, |_| true)) {
+                (Some(slot), _) => world.exit(slot),
+                (None, None) => prop_assert!(world.sleep(), "jobs wait for nothing: {:?}", world),
+                (None, Some(slot)) => match way {
+                    // Killed workers are reaped at once here: what they dawdle would count.
+                    0 if world.machine.deadline().is_some_and(|due| due <= world.now + time) => {
+                        world.sleep();
+                    }
+                    0 => world.now += time,
+                    1 => world.event(Event::StartFailed(slot, "failed".into())),
+                    2 => world.refusals = 1,
+                    _ => world.exit(slot),
+                },
+            }
+        }
+        prop_assert!(world.broken.is_some(), "never broken: {:?}", world);
+        prop_assert!(world.spawns <= slots + limit, "{} starts", world.spawns);
+        world.end();
+    }
+
+    /// Goal: as long as jobs wait and starting works again, a worker comes.
+    #[test]
+    fn demand_is_met_once_starting_works(
+        policy in any_policy(),
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let mut world = World::new(policy);
+        for step in steps {
+            world.step(step);
+        }
+        if world.broken.is_some() {
+            return Ok(());
+        }
+        world.refusals = 0;
+        let idle = |world: &World| (0..world.processes.len()).any(|slot| world.machine.slot(slot) == Slot::Serving);
+        world.event(Event::Demand(1));
+        for _ in 0..100 {
+            if idle(&world) {
+                return Ok(());
+            }
+            let killed = |process: &Process| process.killed || process.told_to_leave;
+            let slots = 0..world.processes.len();
+            let gone = slots.clone().find(|slot| world.processes[*slot].as_ref().is_some_and(killed));
+            let starts = slots.clone().find(|slot| matches!(world.machine.slot(*slot), Slot::Starting { .. }));
+            match (gone, starts) {
+                (Some(slot), _) => world.exit(slot),
+                (None, Some(slot)) => world.ready(slot),
+                (None, None) => prop_assert!(world.sleep(), "a job waits for nothing: {:?}", world),
+            }
+        }
+        prop_assert!(false, "no worker comes: {:?}", world);
+    }
+}
