@@ -8,4 +8,5 @@ procpool::testing!();
 mod support;
 
 mod contract;
+mod crash;
 mod pool;

@@ -204,6 +204,16 @@ pub(crate) fn wait_gone(pid: u32) {
     }
 }
 
+/// Waits for something that has no word to say when it happens: what a pool tells about itself.
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DYING;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        // Only how soon it is seen depends on this.
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// The state of every thread and child, for a test that hangs.
 fn state() -> String {
     let mut text = String::new();
@@ -225,6 +235,40 @@ fn state() -> String {
         pids.extend(children_of(pid));
     }
     text
+}
+
+/// Random numbers (SplitMix64). The seed is printed; `PROCPOOL_SEED` repeats a run.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new() -> Random {
+        let seed = std::env::var("PROCPOOL_SEED").ok().map_or_else(
+            || {
+                let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+                now.as_nanos() as u64
+            },
+            |seed| seed.parse().unwrap(),
+        );
+        println!("PROCPOOL_SEED={seed}");
+        Random(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// Another sequence, for another thread.
+    pub(crate) fn split(&mut self) -> Random {
+        Random(self.next())
+    }
 }
 
 /// A directory of the test's own, removed at its end.

@@ -1,0 +1,20 @@
+//! Runs the matrix of crashes in a program of its own, for builds that are not those of the tests: in the
+//! profile `abort` a panic ends the process.
+
+#[path = "../it/crash/fault.rs"]
+mod fault;
+#[path = "../it/crash/matrix.rs"]
+mod matrix;
+#[expect(
+    dead_code,
+    reason = "shared with the tests, which have more to support"
+)]
+#[path = "../it/support.rs"]
+mod support;
+
+use matrix::{From, Load};
+
+fn main() {
+    procpool::init();
+    support::test(|| matrix::run(matrix::all(), Load::NONE, From::Test));
+}
