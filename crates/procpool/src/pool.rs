@@ -395,9 +395,10 @@ impl Control for Inner {
         if fork::is_child() {
             return false;
         }
-        let completion = {
+        let (completion, cancelled) = {
             let mut dispatch = self.dispatch();
             let completion = dispatch.cancel(&job.0);
+            let cancelled = dispatch.was_cancelled(&job.0);
             if dispatch.blocked > 0 {
                 self.room.notify_all();
             }
@@ -405,11 +406,17 @@ impl Control for Inner {
                 // A shutdown may have been waiting for this job.
                 self.wake();
             }
-            completion
+            (completion, cancelled)
         };
         match completion {
             Some(completion) => {
                 complete_here(vec![completion]);
+                true
+            }
+            None if cancelled => {
+                // Another thread has taken it off the books, and is about to tell its cell. Not to wait
+                // would be to say "it is cancelled" of a future that is not done yet.
+                job.0.wait(None);
                 true
             }
             None => job.0.is_cancelled(),

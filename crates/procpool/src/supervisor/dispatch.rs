@@ -91,6 +91,8 @@ enum Place {
     Queued(u64),
     /// At the worker of this slot, with this index in the claim table.
     Sent(usize, u32),
+    /// Taken off the books before it started: its cell is about to be told, or has been.
+    Cancelled,
 }
 
 const PLACE_TAG: u32 = 62;
@@ -103,6 +105,7 @@ impl Place {
         match word >> PLACE_TAG {
             1 => Place::Queued(rest),
             2 => Place::Sent((rest >> PLACE_SLOT) as usize, rest as u32),
+            3 => Place::Cancelled,
             _ => Place::Nowhere,
         }
     }
@@ -114,6 +117,7 @@ impl Place {
             Place::Sent(slot, index) => {
                 2 << PLACE_TAG | (slot as u64) << PLACE_SLOT | u64::from(index)
             }
+            Place::Cancelled => 3 << PLACE_TAG,
         };
         cell.place.store(word, Ordering::Relaxed);
     }
@@ -407,7 +411,11 @@ impl Dispatch {
     }
 
     fn count(&mut self, completion: &Completion) {
-        Place::Nowhere.note(&completion.cell);
+        let place = match completion.ended.result {
+            Err(JobError::Cancelled { started: false }) => Place::Cancelled,
+            _ => Place::Nowhere,
+        };
+        place.note(&completion.cell);
         if completion.ended.is_cancelled() {
             self.stats.cancelled += 1;
         } else if completion.ended.is_failed() {
@@ -459,7 +467,7 @@ impl Dispatch {
     /// Takes a job that has not started off the books. `None`: it has started, or ended.
     pub(crate) fn cancel(&mut self, cell: &Arc<JobCell>) -> Option<Completion> {
         let entry = match Place::of(cell) {
-            Place::Nowhere => return None,
+            Place::Nowhere | Place::Cancelled => return None,
             Place::Queued(sequence) => self.queue.remove(cell.priority, sequence)?,
             Place::Sent(..) => {
                 let (slot, ticket) = self.ticket_of(cell)?;
@@ -473,6 +481,11 @@ impl Dispatch {
         self.count(&completion);
         self.use_idle();
         Some(completion)
+    }
+
+    /// True if the job was cancelled before it started, also where its cell has not been told yet.
+    pub(crate) fn was_cancelled(&self, cell: &JobCell) -> bool {
+        Place::of(cell) == Place::Cancelled
     }
 
     /// Sees to it that a job stops. What completes at once is returned.

@@ -1,0 +1,210 @@
+//! Values that cannot be encoded or decoded, on either side, and text that nobody should print as it is.
+
+use procpool::{CodecError, JobError, Output, ProcessPool, Side};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::fault::Fault;
+use super::{died, panicked};
+use crate::support::test;
+
+const REFUSAL: &str = "refused on purpose";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Step {
+    Encode,
+    Decode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum How {
+    Error,
+    Panic,
+}
+
+/// A value that fails at one step on one side. The job hands it through, so that it is encoded and
+/// decoded on both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fickle(Option<(Step, bool, How)>);
+
+impl Fickle {
+    const SOUND: Fickle = Fickle(None);
+
+    fn new(step: Step, side: Side, how: How) -> Fickle {
+        Fickle(Some((step, side == Side::Worker, how)))
+    }
+
+    fn fails_now(self, now: Step) -> bool {
+        match self.0 {
+            Some((step, in_worker, how)) => {
+                let fails = step == now && in_worker == procpool::context().is_some();
+                assert!(!(fails && how == How::Panic), "{REFUSAL}");
+                fails
+            }
+            None => false,
+        }
+    }
+}
+
+impl Serialize for Fickle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.fails_now(Step::Encode) {
+            return Err(ser::Error::custom(REFUSAL));
+        }
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fickle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fickle, D::Error> {
+        let value = Fickle(Deserialize::deserialize(deserializer)?);
+        if value.fails_now(Step::Decode) {
+            return Err(de::Error::custom(REFUSAL));
+        }
+        Ok(value)
+    }
+}
+
+/// Every way to fail: where, when and how.
+fn ways() -> impl Iterator<Item = (Step, Side, How)> {
+    [Step::Encode, Step::Decode].into_iter().flat_map(|step| {
+        [Side::Caller, Side::Worker]
+            .into_iter()
+            .flat_map(move |side| {
+                [How::Error, How::Panic]
+                    .into_iter()
+                    .map(move |how| (step, side, how))
+            })
+    })
+}
+
+fn check((step, side, how): (Step, Side, How), result: Result<Fickle, JobError>) {
+    let what = format!("{step:?} {side:?} {how:?}: {result:?}");
+    if (side, how) == (Side::Worker, How::Panic) {
+        // A panic in a worker is a panic, wherever.
+        let panic = panicked(result);
+        assert_eq!(
+            (panic.message.as_str(), panic.aborted),
+            (REFUSAL, false),
+            "{what}"
+        );
+        return;
+    }
+    let error: CodecError = match (step, result) {
+        (Step::Encode, Err(JobError::Encode(error))) => error,
+        (Step::Decode, Err(JobError::Decode(error))) => error,
+        _ => panic!("{what}"),
+    };
+    assert_eq!(error.side, side, "{what}");
+    assert!(error.message.contains(REFUSAL), "{what}");
+    assert!(error.type_name.ends_with("Fickle"), "{what}");
+}
+
+/// Goal: a value that cannot be encoded or decoded fails its own job, with the reason, and costs no worker;
+/// an argument that cannot be encoded does not even need one.
+#[test]
+fn a_codec_error_on_either_side_fails_its_job_alone() {
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).build().unwrap();
+        for way @ (step, side, how) in ways() {
+            let spawned = pool.stats().spawned;
+            let future = pool.submit(|fickle: Fickle| fickle, Fickle::new(step, side, how));
+            let outcome = future.outcome();
+            check(way, outcome.result);
+            let never_ran = (step, side) == (Step::Encode, Side::Caller);
+            assert_eq!(outcome.report.attempts, u32::from(!never_ran));
+            if never_ran {
+                assert_eq!(pool.stats().spawned, spawned);
+            }
+            let sound = pool.submit(|fickle: Fickle| fickle, Fickle::SOUND);
+            assert_eq!(sound.result().unwrap(), Fickle::SOUND);
+        }
+        assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
+    });
+}
+
+/// Goal: in a map such a value fails its own element, also in the middle of a chunk.
+#[test]
+fn a_codec_error_in_a_map_fails_its_element_alone() {
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).build().unwrap();
+        for way @ (step, side, how) in ways() {
+            for chunk in [1, 4, 10] {
+                let at = |n| match n {
+                    3 | 4 | 9 => Fickle::new(step, side, how),
+                    _ => Fickle::SOUND,
+                };
+                let map = pool.map(|fickle: Fickle| fickle, (0..10).map(at));
+                let results: Vec<_> = map.chunk_size(chunk).collect();
+                assert_eq!(results.len(), 10);
+                for (n, result) in (0..).zip(results) {
+                    match at(n) {
+                        Fickle::SOUND => assert_eq!(result.unwrap(), Fickle::SOUND, "{n}"),
+                        _ => check(way, result),
+                    }
+                }
+            }
+        }
+        assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
+    });
+}
+
+/// Goal: no text of a job's reaches a terminal as it is: a message of any kind is one line without
+/// control characters.
+#[test]
+fn control_characters_in_a_jobs_text_are_escaped() {
+    const EVIL: &str = "\u{1b}]0;pwn\u{7}\r\n\u{202e}";
+    fn check(error: &JobError) {
+        let text = error.to_string();
+        let is_evil = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!text.contains(is_evil), "{text:?}");
+        assert!(text.contains("pwn"), "{text:?}");
+    }
+    #[derive(Debug, Serialize)]
+    struct Refuses;
+    impl<'de> Deserialize<'de> for Refuses {
+        fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Refuses, D::Error> {
+            Err(de::Error::custom(EVIL))
+        }
+    }
+    test(|| {
+        let pool = ProcessPool::builder()
+            .workers(1)
+            .stderr(Output::Capture)
+            .build()
+            .unwrap();
+        let panic = panicked(pool.submit::<_, ()>(|()| panic!("{EVIL}"), ()).result());
+        assert_eq!(panic.message, EVIL);
+        check(&JobError::Panicked(panic));
+        let crash = |()| {
+            eprint!("{EVIL}");
+            Fault::Abort.strike();
+        };
+        let death = died(pool.submit(crash, ()).result());
+        assert_eq!(death.stderr_tail, EVIL);
+        check(&JobError::Died(death));
+        let named = pool.job(|()| Fault::Abort.strike(), ()).name(EVIL);
+        check(&named.submit().result().unwrap_err());
+        check(&pool.submit(|_: Refuses| (), Refuses).result().unwrap_err());
+        check(&pool.submit(|()| Refuses, ()).result().unwrap_err());
+    });
+}
+
+/// Goal: bytes on standard error that are no text do not keep a death from being told.
+#[test]
+fn bytes_that_are_not_text_are_shown_as_well_as_can_be() {
+    test(|| {
+        let pool = ProcessPool::builder()
+            .workers(1)
+            .stderr(Output::Capture)
+            .build()
+            .unwrap();
+        let crash = |()| {
+            std::io::Write::write_all(&mut std::io::stderr(), b"caf\xe9 \xff\xfe\0 end").unwrap();
+            Fault::Abort.strike();
+        };
+        let death = died(pool.submit(crash, ()).result());
+        assert_eq!(death.stderr_tail, "caf\u{fffd} \u{fffd}\u{fffd}\0 end");
+        let text = JobError::Died(death).to_string();
+        assert!(!text.contains(char::is_control), "{text:?}");
+    });
+}

@@ -1,0 +1,150 @@
+//! Time limits against jobs that listen, jobs that do not, and jobs that end at that very moment.
+
+use std::time::{Duration, Instant};
+
+use procpool::{EndedBy, JobError, Limit, ProcessPool};
+
+use super::timed_out;
+use crate::support::{Random, test};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Loops until the stop flag is raised.
+fn listens(_: ()) {
+    let context = procpool::context().unwrap();
+    while !context.is_cancelled() {
+        // How soon it is seen does not matter.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Goal: a job that sees the flag and returns ends then, not after the grace, and its worker lives.
+#[test]
+fn a_job_that_returns_when_asked_does_not_wait_for_the_grace() {
+    test(|| {
+        let pool = ProcessPool::builder()
+            .workers(1)
+            .grace(60 * SECOND)
+            .build()
+            .unwrap();
+        let begun = Instant::now();
+        let limit = Duration::from_millis(100);
+        let outcome = pool.job(listens, ()).timeout(limit).submit().outcome();
+        let timeout = timed_out(outcome.result);
+        // Half of the grace is what it would take if the flag were not seen.
+        assert!(begun.elapsed() < 20 * SECOND, "{:?}", begun.elapsed());
+        assert!(outcome.report.ran >= limit, "{:?}", outcome.report);
+        assert_eq!(
+            (timeout.limit, timeout.after, timeout.ended_by),
+            (Limit::Job, limit, EndedBy::Itself)
+        );
+        let next = pool.submit(|()| std::process::id(), ()).result().unwrap();
+        assert_eq!(Some(next), outcome.report.pid);
+        assert_eq!(pool.stats().deaths, 0);
+    });
+}
+
+fn hang_for_ever(_: ()) {
+    super::hang();
+}
+
+/// Goal: a job that SIGTERM ends does not wait for the grace either.
+#[test]
+fn a_job_that_sigterm_ends_does_not_wait_for_the_grace() {
+    test(|| {
+        let pool = ProcessPool::builder()
+            .workers(1)
+            .grace(60 * SECOND)
+            .build()
+            .unwrap();
+        let begun = Instant::now();
+        let limit = Duration::from_millis(50);
+        let job = pool.job(hang_for_ever, ()).timeout(limit);
+        let timeout = timed_out(job.submit().result());
+        assert!(begun.elapsed() < 20 * SECOND, "{:?}", begun.elapsed());
+        assert_eq!(timeout.ended_by, EndedBy::Term);
+        pool.submit(|()| (), ()).result().unwrap();
+    });
+}
+
+#[expect(unsafe_code, reason = "a job that is deaf to signals has to say so")]
+fn is_deaf(_: ()) {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: ignoring a signal runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// Goal: a job that ignores SIGTERM is killed when limit and grace are over: not before, and not much later.
+#[test]
+fn a_job_that_ignores_sigterm_is_killed_after_the_grace() {
+    test(|| {
+        let (limit, grace) = (Duration::from_millis(100), Duration::from_millis(300));
+        let pool = ProcessPool::builder()
+            .workers(1)
+            .grace(grace)
+            .build()
+            .unwrap();
+        let outcome = pool.job(is_deaf, ()).timeout(limit).submit().outcome();
+        assert_eq!(timed_out(outcome.result).ended_by, EndedBy::Kill);
+        let ran = outcome.report.ran;
+        assert!(ran >= limit + grace, "{ran:?}");
+        // A wide margin for a busy machine; what this tells is a second grace, or a timer that is lost.
+        assert!(ran < limit + grace + 5 * SECOND, "{ran:?}");
+        pool.submit(|()| (), ()).result().unwrap();
+    });
+}
+
+/// Goal: jobs that end at about the moment of their time limit have one outcome each, and the pool does
+/// not lose count, whichever wins.
+#[test]
+fn results_that_race_their_deadlines_have_one_outcome_each() {
+    test(|| {
+        const LIMIT: u64 = 2_000;
+        const JOBS: u64 = 2_000;
+        fn about(micros: u64) -> u64 {
+            let until = Instant::now() + Duration::from_micros(micros);
+            // Every other job listens; the others are ended by SIGTERM.
+            let context = (micros % 4 > 0).then(|| procpool::context().unwrap());
+            while Instant::now() < until {
+                if context
+                    .as_ref()
+                    .is_some_and(procpool::Context::is_cancelled)
+                {
+                    break;
+                }
+            }
+            micros
+        }
+        let mut random = Random::new();
+        let pool = ProcessPool::builder()
+            .workers(2)
+            .job_timeout(Duration::from_micros(LIMIT))
+            .grace(Duration::from_millis(200))
+            .build()
+            .unwrap();
+        let micros: Vec<u64> = (0..JOBS)
+            .map(|_| LIMIT - 500 + random.below(1_000))
+            .collect();
+        let futures: Vec<_> = micros.iter().map(|m| pool.submit(about, *m)).collect();
+        let mut values = 0;
+        for (micros, future) in micros.iter().zip(futures) {
+            let outcome = future.outcome();
+            assert_eq!(outcome.report.attempts, 1);
+            match outcome.result {
+                Ok(value) => {
+                    assert_eq!(value, *micros);
+                    values += 1;
+                }
+                Err(JobError::TimedOut(timeout)) => assert_eq!(timeout.limit, Limit::Job),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let stats = pool.stats();
+        println!("{values} values, {stats:?}");
+        assert_eq!((stats.finished, stats.failed), (values, JOBS - values));
+    });
+}
