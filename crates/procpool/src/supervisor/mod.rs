@@ -451,13 +451,14 @@ impl Supervisor {
     }
 
     fn take_start_frame(&mut self, slot: usize, frame: &Frame) {
+        let is_starting = matches!(self.machine.slot(slot), Slot::Starting { .. });
         match frame.kind {
-            FrameKind::Ready if matches!(self.machine.slot(slot), Slot::Starting { .. }) => {
+            FrameKind::Ready if is_starting => {
                 self.inner.dispatch().ready(slot);
                 self.events.push(Event::Ready(slot));
                 self.inner.changed.notify_all();
             }
-            FrameKind::StartFailed => {
+            FrameKind::StartFailed if is_starting => {
                 let cause = match codec::decode::<StartFault>(&frame.body) {
                     Ok(StartFault::OtherBuild) => {
                         "the executable was replaced by another build while the program ran"
@@ -473,7 +474,14 @@ impl Supervisor {
                 };
                 self.events.push(Event::StartFailed(slot, cause));
             }
-            _ => self.events.push(Event::Faulty(slot)),
+            kind => {
+                if let Some(channel) = self.inner.dispatch().channel_mut(slot) {
+                    channel.fault.get_or_insert_with(|| {
+                        format!("the worker sent a {kind:?} frame when there was no place for one")
+                    });
+                }
+                self.events.push(Event::Faulty(slot));
+            }
         }
     }
 
