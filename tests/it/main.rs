@@ -9,4 +9,6 @@ mod support;
 
 mod contract;
 mod crash;
+mod examples;
 mod pool;
+mod tasks;
