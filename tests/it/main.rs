@@ -7,6 +7,7 @@ procpool::testing!();
 
 mod support;
 
+mod benchmark;
 mod contract;
 mod crash;
 mod examples;
