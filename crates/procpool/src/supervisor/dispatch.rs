@@ -411,8 +411,8 @@ impl Dispatch {
     }
 
     fn count(&mut self, completion: &Completion) {
-        let place = match completion.ended.result {
-            Err(JobError::Cancelled { started: false }) => Place::Cancelled,
+        let place = match completion.ended.error() {
+            Some(JobError::Cancelled { started: false }) => Place::Cancelled,
             _ => Place::Nowhere,
         };
         place.note(&completion.cell);
