@@ -503,21 +503,36 @@ impl Dispatch {
         completions
     }
 
-    /// Begins to stop the running job of a slot. The others sent there are taken back first, so that what
-    /// hits the worker cannot hit them.
-    fn stop_job(&mut self, slot: usize, ticket: Ticket, reason: StopReason) {
+    /// Begins to stop the running job of a slot. False: the worker has ended it and started another one,
+    /// which must not be hit.
+    fn stop_job(&mut self, slot: usize, ticket: Ticket, reason: StopReason) -> bool {
         let Some(channel) = &mut self.channels[slot] else {
-            return;
+            return false;
         };
-        channel.intake = Intake::Shut;
-        channel.stop(ticket, reason);
-        let manner = match channel.running() {
-            Some((_, _, _, black_box)) if black_box.cooperative => Manner::Cooperative,
-            _ => Manner::Plain,
-        };
+        // First take back the others that were sent there, then look which one runs. The other way round a
+        // signal can hit the wrong job:
+        //   1. we see that job 8 runs, and that its time is over;
+        //   2. the worker ends it, and claims job 9 before we take that back;
+        //   3. SIGTERM, which is for the process, kills job 9, which has done nothing.
         let revoked = channel.revoke_last(usize::MAX);
+        let manner = match channel.running() {
+            Some((running, _, _, black_box)) if running == ticket => {
+                Some(if black_box.cooperative {
+                    Manner::Cooperative
+                } else {
+                    Manner::Plain
+                })
+            }
+            // Its result has been published, or announced, and wins.
+            _ => None,
+        };
+        if let Some(manner) = manner {
+            channel.intake = Intake::Shut;
+            channel.stop(ticket, reason);
+            self.requests.push(Request::StopJob(slot, manner));
+        }
         self.take_back(slot, revoked);
-        self.requests.push(Request::StopJob(slot, manner));
+        manner.is_some()
     }
 
     // ---- time limits -----------------------------------------------------------------------------
@@ -527,10 +542,12 @@ impl Dispatch {
         (self.look_at < u64::MAX).then_some(self.look_at)
     }
 
-    /// Begins to stop the jobs whose time is over.
-    pub(crate) fn check_timeouts(&mut self, now: u64) {
+    /// Begins to stop the jobs whose time is over, unless their results are there already: those are
+    /// returned.
+    pub(crate) fn check_timeouts(&mut self, now: u64) -> Vec<Completion> {
+        let mut completions = Vec::new();
         if now < self.look_at {
-            return;
+            return completions;
         }
         let mut next = u64::MAX;
         for slot in 0..self.channels.len() {
@@ -557,7 +574,13 @@ impl Dispatch {
                 let started = black_box.started_ns.min(now);
                 let over_at = started.saturating_add(nanoseconds(timeout));
                 if over_at <= now {
-                    self.stop_job(slot, ticket, StopReason::Timeout(timeout));
+                    // A host that was suspended finds the time over and the result in the ring.
+                    let harvest = self.harvest(slot, PoolChannel::read_results);
+                    completions.extend(harvest.completions);
+                    if !self.stop_job(slot, ticket, StopReason::Timeout(timeout)) {
+                        // It has ended; look again at once, at the one that runs now.
+                        next = now;
+                    }
                     continue;
                 }
                 look_at = look_at.min(over_at);
@@ -565,6 +588,7 @@ impl Dispatch {
             next = next.min(look_at);
         }
         self.look_at = next;
+        completions
     }
 
     // ---- workers come and go ---------------------------------------------------------------------
@@ -672,11 +696,16 @@ impl Dispatch {
     pub(crate) fn abort_all(&mut self) {
         self.discard = true;
         for slot in 0..self.channels.len() {
-            let running = self.channels[slot]
-                .as_ref()
-                .and_then(|channel| channel.running().map(|r| r.0));
-            if let Some(ticket) = running {
-                self.stop_job(slot, ticket, StopReason::Abort);
+            let running = |this: &Dispatch| {
+                let channel = this.channels[slot].as_ref()?;
+                channel.running().map(|(ticket, ..)| ticket)
+            };
+            // Where the worker has moved on meanwhile, the next one is stopped. There is no third: nothing
+            // that has not started is left at any worker.
+            while let Some(ticket) = running(self) {
+                if self.stop_job(slot, ticket, StopReason::Abort) {
+                    break;
+                }
             }
         }
     }

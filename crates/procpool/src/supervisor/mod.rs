@@ -511,8 +511,7 @@ impl Supervisor {
     fn answer_requests(&mut self) {
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
-        let mut completions = Vec::new();
-        dispatch.check_timeouts(clock::monotonic_ns());
+        let mut completions = dispatch.check_timeouts(clock::monotonic_ns());
         for request in std::mem::take(&mut dispatch.requests) {
             if matches!(request, Request::Shutdown(_)) && self.course == Course::Serving {
                 self.course = Course::Ending;
