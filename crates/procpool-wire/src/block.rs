@@ -709,6 +709,17 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
             .is_ok_and(|free| free >= need)
     }
 
+    /// True if the pool's position in the ring of results cannot be: waiting for room would never end.
+    pub fn is_corrupt(&self) -> bool {
+        self.block.results().free(self.results_tail).is_err()
+    }
+
+    /// True if the pool has not read every result that was published.
+    pub fn has_unread_results(&self) -> bool {
+        let ring = self.block.results();
+        ring.free(self.results_tail) != Ok(ring.capacity())
+    }
+
     #[inline]
     fn write_record(&mut self, header: &ResultHeader, words: usize, count: u32, flags: u64) {
         let ring = self.block.results();

@@ -53,6 +53,8 @@ pub(crate) struct Running {
     record_first: u32,
     /// CPU time of the process when it was last looked at.
     cpu_ns: u64,
+    /// Whether the pool was told of the last record.
+    bell_rung: bool,
     /// The clock when it was last looked at. A job begins when the one before it has ended, so one look
     /// for each job is enough.
     now_ns: u64,
@@ -99,6 +101,7 @@ pub(super) fn serve(
         record_first: 0,
         cpu_ns: clock::process_cpu_ns(),
         now_ns: clock::monotonic_ns(),
+        bell_rung: true,
     };
     // Spinning on the only processor would keep the pool from running.
     let spin_ns = if thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
@@ -136,6 +139,7 @@ impl Running {
             self.end.want_bell(false);
             return Word::Look;
         }
+        self.tell_of_results();
         let word = self.channel.next_word();
         self.cpu_ns = clock::process_cpu_ns();
         self.look_at_clock();
@@ -383,7 +387,17 @@ impl Running {
     }
 
     fn ring_bell(&mut self) {
-        if self.end.must_wake_pool() {
+        self.bell_rung = self.end.must_wake_pool();
+        if self.bell_rung {
+            self.channel.send(FrameKind::Bell, &[]);
+        }
+    }
+
+    /// Before this worker sleeps. A job may have scribbled over the word that says whether the pool sleeps,
+    /// and two that sleep would never wake: rather a bell too many.
+    fn tell_of_results(&mut self) {
+        if !self.bell_rung && self.end.has_unread_results() {
+            self.bell_rung = true;
             self.channel.send(FrameKind::Bell, &[]);
         }
     }
@@ -391,11 +405,16 @@ impl Running {
     /// The pool has not read our results yet: waits until it has made room.
     fn wait_for_room(&mut self, words: usize) {
         loop {
+            if self.end.is_corrupt() {
+                // A job has scribbled over the shared memory.
+                procpool_sys::worker::kill_group();
+            }
             self.end.want_bell(true);
             if self.end.has_room(words) {
                 self.look_at_clock();
                 return self.end.want_bell(false);
             }
+            self.tell_of_results();
             self.channel.next_word();
         }
     }
