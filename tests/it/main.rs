@@ -3,6 +3,11 @@
 //! Each test runs in [`support::test`]: alone, under a watchdog, and at its end no process, descriptor or
 //! thread of it may be left.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy's own exception for tests does not cover the functions that tests and jobs call"
+)]
+
 procpool::testing!();
 
 mod support;

@@ -1,5 +1,6 @@
 //! Runs the matrix of crashes in a program of its own, for builds that are not those of the tests: in the
 //! profile `abort` a panic ends the process.
+#![expect(clippy::unwrap_used, reason = "a test, in a program of its own")]
 
 #[path = "../it/crash/fault.rs"]
 mod fault;

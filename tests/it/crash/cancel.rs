@@ -6,7 +6,7 @@ use std::thread;
 use procpool::{JobError, JobFuture, ProcessPool};
 
 use super::ledger::{Ledger, note};
-use crate::support::{Meeting, Random, meet, test};
+use crate::support::{Guest, Meeting, Random, meet, test};
 
 const JOBS: u64 = 10_000;
 const THREADS: usize = 4;
@@ -49,7 +49,7 @@ fn cancel_is_true_exactly_for_jobs_that_never_run() {
                 });
             }
             // The cancels began on jobs that wait, and go on among jobs that run.
-            guests.into_iter().for_each(crate::support::Guest::go);
+            guests.into_iter().for_each(Guest::go);
         });
         held.into_iter().for_each(|future| future.result().unwrap());
         let mut counts = [0; 2];

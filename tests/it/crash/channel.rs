@@ -2,7 +2,7 @@
 //! worker, and nobody anything else.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -390,18 +390,5 @@ fn random_writes_to_the_shared_memory_cost_at_most_that_worker() {
         };
         let death = died(beside_another(everything, ()));
         println!("{death:?}");
-    });
-}
-
-/// Goal: the control channel is not standard output, which a job may fill with anything.
-#[test]
-fn standard_output_is_not_the_channel() {
-    test(|| {
-        let job = |()| {
-            let frame = frame::frame(FrameKind::Payload, b"nonsense");
-            io::stdout().write_all(&frame).unwrap();
-            io::stdout().flush().unwrap();
-        };
-        beside_another(job, ()).unwrap();
     });
 }

@@ -44,7 +44,7 @@ fn chaos(retries: u32) -> (Vec<Outcome<u64>>, Ledger) {
                     kill_worker(workers[random.below(workers.len() as u64) as usize].pid);
                 }
                 // The pace of the kills; any will do.
-                thread::sleep(Duration::from_micros(random.below(6_000)));
+                thread::sleep(Duration::from_micros(random.below(16_000)));
             }
         });
         let path = ledger.path();

@@ -1,13 +1,13 @@
 //! Workers that die under no job, or under somebody else's.
 
-use std::sync::Arc;
+use std::sync::Mutex;
 
 use procpool::{JobError, Phase, ProcessPool, Status, WorkerState};
 
 use super::fault::Fault;
 use super::ledger::{Ledger, note};
 use super::{died, hang, kill_worker};
-use crate::support::{Meeting, meet, test, wait_until};
+use crate::support::{Guest, Meeting, meet, say, test, wait_gone, wait_until};
 
 /// Goal: an idle worker that is killed is nobody's fault: it is replaced, in its slot, and no job notices.
 #[test]
@@ -208,7 +208,7 @@ fn no_result_is_lost_when_its_drop_crashes_five_hundred_times() {
                 }
             }
         }
-        let pool = Arc::new(ProcessPool::builder().workers(2).build().unwrap());
+        let pool = ProcessPool::builder().workers(2).build().unwrap();
         let futures: Vec<_> = (0..500).map(|n| pool.submit(Fatal, n)).collect();
         for (n, future) in (0..).zip(futures) {
             let outcome = future.outcome();
@@ -238,7 +238,7 @@ fn a_crash_during_a_drain_ends_its_job_and_the_drain() {
         let waiting: Vec<_> = (0..10_u64).map(|n| pool.submit(|n| n, n)).collect();
         std::thread::scope(|scope| {
             scope.spawn(|| drop(pool));
-            guests.into_iter().for_each(crate::support::Guest::go);
+            guests.into_iter().for_each(Guest::go);
             for culprit in culprits {
                 assert_eq!(died(culprit.result()).status, Status::Exit(0));
             }
@@ -254,18 +254,20 @@ fn a_crash_during_a_drain_ends_its_job_and_the_drain() {
 fn a_pool_dropped_while_unwinding_leaves_no_worker() {
     test(|| {
         let meeting = Meeting::new();
-        let (path, kept) = (meeting.path(), std::sync::Mutex::new(None));
+        let path = meeting.path();
+        let (kept, pid) = (Mutex::new(None), Mutex::new(0));
         let result = std::panic::catch_unwind(|| {
             let pool = ProcessPool::builder().workers(1).build().unwrap();
             let job = |path: String| {
-                crate::support::say(&path, "running");
+                say(&path, &std::process::id().to_string());
                 hang();
             };
             *kept.lock().unwrap() = Some(pool.submit::<_, ()>(job, path));
-            let _ = meeting.next();
+            *pid.lock().unwrap() = meeting.next().word.parse().unwrap();
             std::panic::resume_unwind(Box::new("the reason to drop the pool"));
         });
         result.unwrap_err();
+        wait_gone(pid.into_inner().unwrap());
         let future = kept.into_inner().unwrap().unwrap();
         assert!(matches!(
             future.result(),
