@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,12 @@ pub(crate) fn test_within(limit: Duration, body: impl FnOnce()) {
         .name("watchdog".into())
         .spawn(move || {
             if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("the test hangs: not done after {limit:?}\n{}", state());
+                // Not `eprintln`, which libtest would keep, and lose as the process aborts.
+                let _ = writeln!(
+                    io::stderr(),
+                    "the test hangs: not done after {limit:?}\n{}",
+                    state()
+                );
                 process::abort();
             }
         })

@@ -118,7 +118,8 @@ fn all_who_cancel_a_job_at_once_get_the_same_answer() {
                         // Shoulder to shoulder: each waits for the other before every job.
                         next.fetch_add(1, Ordering::AcqRel);
                         while next.load(Ordering::Acquire) < 2 * (number + 1) {
-                            std::hint::spin_loop();
+                            // The other may need this very CPU.
+                            std::thread::yield_now();
                         }
                         // Judged below: a panic here would leave the other thread waiting.
                         if !future.cancel() || !future.is_cancelled() {
