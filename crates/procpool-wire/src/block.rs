@@ -623,6 +623,15 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         self.block.change_claim(ticket, Claim::Claimed)
     }
 
+    /// After a claim that failed: true unless the word says what neither side would have written.
+    pub fn was_revoked(&self, ticket: Ticket) -> bool {
+        let word = self
+            .block
+            .word(CLAIMS + ticket.index as usize % TICKETS_MAX)
+            .load(Ordering::Acquire);
+        word == claim_word(ticket, Claim::Revoked) || word >> 8 != u64::from(ticket.generation)
+    }
+
     /// Moves on to `element`, which starts with decoding.
     #[inline]
     pub fn begin_element(&self, element: u32, now_ns: u64) {

@@ -197,6 +197,13 @@ impl JobCell {
         self.is_done() && self.state().ended.as_ref().is_some_and(Ended::is_cancelled)
     }
 
+    /// True if the job was cancelled before it started, and so will never run.
+    pub(crate) fn is_cancelled_unstarted(&self) -> bool {
+        let unstarted =
+            |ended: &Ended| matches!(ended.error(), Some(JobError::Cancelled { started: false }));
+        self.is_done() && self.state().ended.as_ref().is_some_and(unstarted)
+    }
+
     pub(crate) fn is_failed(&self) -> bool {
         self.is_done() && self.state().ended.as_ref().is_some_and(Ended::is_failed)
     }

@@ -139,10 +139,10 @@ impl<R> JobFuture<R> {
     }
 
     /// Cancels the job if it has not started. True: it will never run (also when it was cancelled
-    /// before). False: it runs, or has ended otherwise. Callbacks run inside.
+    /// before). False: it runs, has run, or was stopped while it ran. Callbacks run inside.
     pub fn cancel(&self) -> bool {
         if self.cell.is_done() {
-            return self.cell.is_cancelled();
+            return self.cell.is_cancelled_unstarted();
         }
         self.cell.control.cancel(&self.promise())
     }

@@ -419,7 +419,7 @@ impl Control for Inner {
                 job.0.wait(None);
                 true
             }
-            None => job.0.is_cancelled(),
+            None => job.0.is_cancelled_unstarted(),
         }
     }
 

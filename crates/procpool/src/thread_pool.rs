@@ -436,7 +436,7 @@ impl Control for Inner {
                 task.cell.complete(ended).run();
                 true
             }
-            None => job.0.is_cancelled(),
+            None => job.0.is_cancelled_unstarted(),
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum Request {
     StopJob(usize, Manner),
     /// The job that was to stop has returned.
     Returned(usize),
+    /// The worker of this slot broke the rules.
+    Faulty(usize),
     /// End the pool.
     Shutdown(Shutdown),
 }
@@ -405,6 +407,12 @@ impl Dispatch {
         }
         if harvest.returned {
             self.requests.push(Request::Returned(slot));
+        }
+        if self.channels[slot]
+            .as_ref()
+            .is_some_and(|channel| channel.fault.is_some())
+        {
+            self.requests.push(Request::Faulty(slot));
         }
         self.note_idle(slot);
         harvest

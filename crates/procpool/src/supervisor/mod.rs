@@ -332,7 +332,7 @@ impl Supervisor {
             any |= harvest.any;
             self.book(&mut dispatch, *slot, harvest, &mut completions);
         }
-        if any {
+        if any || !dispatch.requests.is_empty() {
             dispatch.pump();
             self.after_dispatch(&mut dispatch);
         }
@@ -351,12 +351,8 @@ impl Supervisor {
         completions: &mut Vec<Completion>,
     ) {
         completions.extend(harvest.completions);
-        if let Some(channel) = dispatch.channel(slot) {
-            if channel.fault.is_some() {
-                self.events.push(Event::Faulty(slot));
-            } else if channel.is_spent() {
-                self.events.push(Event::Retire(slot));
-            }
+        if dispatch.channel(slot).is_some_and(PoolChannel::is_spent) {
+            self.events.push(Event::Retire(slot));
         }
     }
 
@@ -381,6 +377,7 @@ impl Supervisor {
             match request {
                 Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
                 Request::Returned(slot) => self.events.push(Event::Returned(slot)),
+                Request::Faulty(slot) => self.events.push(Event::Faulty(slot)),
                 other => dispatch.requests.push(other),
             }
         }
@@ -520,7 +517,7 @@ impl Supervisor {
                 Request::WarmUp => self.events.push(Event::WarmUp),
                 Request::Abort(cell) => completions.extend(dispatch.abort(&cell)),
                 // Taken up below, in order.
-                request @ (Request::StopJob(..) | Request::Returned(_)) => {
+                request @ (Request::StopJob(..) | Request::Returned(_) | Request::Faulty(_)) => {
                     dispatch.requests.push(request)
                 }
                 Request::Shutdown(Shutdown::Drain) => {}

@@ -166,6 +166,10 @@ impl Running {
             self.look_at_clock();
         }
         if !self.end.claim(header.ticket, self.now_ns) {
+            if !self.end.was_revoked(header.ticket) {
+                // A job has scribbled over the claim table. To skip this one would be to lose it.
+                procpool_sys::worker::kill_group();
+            }
             return;
         }
         self.header = header;
