@@ -1,8 +1,74 @@
 //! The program `procpool`, as a library: so that the tests can build it again.
+//!
+//! It uses what `procpool` exports and nothing else: its workers are this program, executed again, or with
+//! `--worker` another one that calls `procpool::init()`. A command is a job like any other.
+
+mod args;
+mod exit_code;
+
+mod batch;
+mod call;
+mod run;
+
+mod input;
+mod interrupt;
+mod program;
+mod report;
+
+mod capture;
+mod command;
+mod spill;
+mod template;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use clap::error::ErrorKind;
+
 /// All of `main` but its first line.
 pub fn main_impl() -> ExitCode {
-    ExitCode::SUCCESS
+    interrupt::respect_nohup();
+    let code = match args::Cli::try_parse() {
+        Ok(cli) => obey(cli.command),
+        Err(error) => explain(&error),
+    };
+    ExitCode::from(code)
+}
+
+fn obey(command: args::Command) -> u8 {
+    let result = match command {
+        args::Command::Run(args) => run::run(args),
+        args::Command::Call(args) => call::call(args),
+        args::Command::Tasks(args) => call::tasks(&args),
+    };
+    result.unwrap_or_else(|error| {
+        report::say(format_args!("{error:#}"));
+        exit_code::SYSTEM
+    })
+}
+
+/// Help is printed as it is, a wrong usage as one line.
+fn explain(error: &clap::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed standard output has no reader to disappoint.
+            let _ = error.print();
+            exit_code::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            exit_code::USAGE
+        }
+        _ => {
+            let text = error.render().to_string();
+            let message: Vec<&str> = text.lines().map(str::trim).collect();
+            let first = message.split(|line| line.is_empty()).next().unwrap_or(&[]);
+            let tips = message.iter().filter(|line| line.starts_with("tip: "));
+            let words: Vec<&str> = first.iter().chain(tips).copied().collect();
+            let line = words.join(" ");
+            let line = line.strip_prefix("error: ").unwrap_or(&line);
+            report::say(format_args!("{line} (see `procpool --help`)"));
+            exit_code::USAGE
+        }
+    }
 }

@@ -1,0 +1,174 @@
+//! The flags: what they are called, what they mean, which values make sense. No behaviour.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, value_parser};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 all jobs succeeded, 1-100 so many failed, 101 more failed, 102 wrong usage, \
+103 no input, 104 input not readable, 105 output not writable, 106 workers cannot be started, \
+127 command or worker program not found, 130 interrupted, 141 output closed by its reader.
+
+Ctrl-C or SIGTERM: the first starts nothing new and finishes what runs, the second stops what runs, \
+the third kills it.";
+
+/// Crash-isolated batch work: every job in a process of its own.
+#[derive(Debug, Parser)]
+#[command(name = "procpool", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Run),
+    Call(Call),
+    Tasks(Tasks),
+}
+
+/// Run a command once for each input.
+///
+/// The inputs stand after `:::`, or come one a line from standard input or a file. In COMMAND and ARG,
+/// `{}` is the input, `{.}` the input without its extension, `{/}` its last path component, `{//}` its
+/// directory and `{#}` the number of the job, from 1. If there is none of them, the input is the last
+/// argument. No shell is involved: say `sh -c '…' sh {}` for one.
+///
+/// A job's output is printed when it has ended, its standard output and then its standard error, never
+/// mixed with another's. Commands read nothing from standard input.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+
+    /// Read the inputs from FILE, one a line (`-` is standard input)
+    #[arg(short = 'a', long = "arg-file", value_name = "FILE")]
+    pub(crate) arg_file: Option<PathBuf>,
+
+    /// The command, its arguments, and the inputs after `:::`
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "COMMAND [ARG]... [::: INPUT]"
+    )]
+    pub(crate) words: Vec<OsString>,
+}
+
+/// Call a registered task once for each line of JSON.
+///
+/// TASK is a function that the worker program has registered with `#[procpool::task]`; `procpool tasks`
+/// lists them. Each line is its argument, each result is printed as one line of JSON. An `Err` that a
+/// task returns is a result like any other. Lines of nothing but white space are skipped.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Call {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+
+    #[command(flatten)]
+    pub(crate) worker: Worker,
+
+    /// The task's name, as `procpool tasks` lists it
+    pub(crate) task: String,
+
+    /// Read the lines from FILE instead of standard input (`-`)
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// List the tasks that a worker program has registered.
+///
+/// One a line: name, signature, fingerprint. The fingerprint changes with the name or the signature.
+#[derive(Debug, Args)]
+pub(crate) struct Tasks {
+    #[command(flatten)]
+    pub(crate) worker: Worker,
+
+    /// Print each task as an object of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// The program that has the tasks: one whose main begins with `procpool::init()`
+    #[arg(long = "worker", value_name = "PROGRAM")]
+    pub(crate) program: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
+    /// Run at most N jobs at a time [default: the number of CPUs]
+    #[arg(short = 'j', long, value_name = "N", value_parser = value_parser!(u16).range(1..=4096))]
+    pub(crate) jobs: Option<u16>,
+
+    /// Print output in the order of the inputs, not of completion
+    #[arg(short = 'k', long)]
+    pub(crate) keep_order: bool,
+
+    /// Stop a job, with all that it has started, when it runs longer, as in 30s, 500ms, 1.5m, 2h;
+    /// without a unit: seconds
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Run a job that failed up to N times more; the last attempt counts, and it alone is printed. A
+    /// job that reached its time limit is not run again; `call` retries only tasks that killed their
+    /// worker
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) retries: u32,
+}
+
+/// `30s`, `500ms`, `1.5m`, `2h`, or seconds without a unit.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("not a duration; examples: 30s, 500ms, 1.5m, 2h".into()),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "not a duration; examples: 30s, 500ms, 1.5m, 2h")?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(duration) if duration.is_zero() => Err("a time limit is more than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("too long".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
+        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in [
+            "", "s", "-1s", "1 s", "1d", "1e3", "0", "0.0s", "..", "inf", "nan", "9s9",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+        assert!(parse_duration("99999999999999999999999h").is_err());
+    }
+}

@@ -1,0 +1,166 @@
+//! `procpool call` and `procpool tasks`: the registered tasks of another program.
+
+use std::io;
+use std::str;
+
+use anyhow::Context;
+use procpool::{JobError, ProcessPool, ProcessPoolBuilder, TaskInfo};
+use serde::de::IgnoredAny;
+
+use crate::args;
+use crate::batch::{self, Job, Next, Options, Work};
+use crate::exit_code;
+use crate::input;
+use crate::program;
+use crate::report;
+use crate::run::{workers, write_through};
+
+/// All of `procpool call`; answers the exit code.
+pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
+    let Some(builder) = worker_program(&args.worker) else {
+        return Ok(exit_code::NOT_FOUND);
+    };
+    let inputs = match input::of_lines(args.file.as_deref(), u64::MAX) {
+        Ok(inputs) => inputs,
+        Err(error) => {
+            report::say(format_args!("{error:#}"));
+            return Ok(exit_code::INPUT);
+        }
+    };
+    let workers = workers(&args.settings);
+    let mut builder = builder.workers(workers).retries(args.settings.retries);
+    if let Some(timeout) = args.settings.timeout {
+        builder = builder.job_timeout(timeout);
+    }
+    let pool = builder.build().context("cannot make a pool")?;
+    let options = Options {
+        workers,
+        keep_order: args.settings.keep_order,
+        // The pool does it.
+        retries: 0,
+    };
+    let work = Calls {
+        described: format!("task `{}`", args.task),
+        task: args.task,
+    };
+    batch::run(work, &pool, inputs, options, None)
+}
+
+/// All of `procpool tasks`; answers the exit code.
+pub(crate) fn tasks(args: &args::Tasks) -> anyhow::Result<u8> {
+    let Some(builder) = worker_program(&args.worker) else {
+        return Ok(exit_code::NOT_FOUND);
+    };
+    let pool = builder.workers(1).build().context("cannot make a pool")?;
+    let tasks = match pool.worker_tasks() {
+        Ok(tasks) => tasks,
+        Err(error) => {
+            let program = args.worker.program.display();
+            report::say(match error {
+                JobError::Broken(cause) => format!("workers cannot be started: {cause}"),
+                error => report::describe(&error, &format!("the list of tasks of `{program}`")),
+            });
+            return Ok(exit_code::SYSTEM);
+        }
+    };
+    let mut lines = String::new();
+    for task in &tasks {
+        lines.push_str(&if args.json { json(task) } else { human(task) });
+        lines.push('\n');
+    }
+    match write_through(&mut io::stdout().lock(), lines.as_bytes()) {
+        Ok(()) => Ok(exit_code::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit_code::CLOSED_PIPE),
+        Err(error) => {
+            report::say(format_args!("cannot write to standard output: {error}"));
+            Ok(exit_code::OUTPUT)
+        }
+    }
+}
+
+/// Settings for a pool with these workers; `None`, and the reason said, if there is no such program.
+fn worker_program(worker: &args::Worker) -> Option<ProcessPoolBuilder> {
+    match program::check(worker.program.as_os_str()) {
+        Ok(()) => Some(ProcessPool::builder().worker_program(&worker.program)),
+        Err(message) => {
+            report::say(format_args!("--worker: {message}"));
+            None
+        }
+    }
+}
+
+fn human(task: &TaskInfo) -> String {
+    format!(
+        "{}  {}  {:016x}",
+        task.name, task.signature, task.fingerprint
+    )
+}
+
+/// The fingerprint is text: 64 bits are more than a JSON number keeps in most programs.
+fn json(task: &TaskInfo) -> String {
+    let object = serde_json::json!({
+        "name": task.name,
+        "signature": task.signature,
+        "fingerprint": format!("{:016x}", task.fingerprint),
+    });
+    object.to_string()
+}
+
+/// The work of `procpool call`.
+struct Calls {
+    task: String,
+    /// The task as messages call it.
+    described: String,
+}
+
+impl Work for Calls {
+    type Value = String;
+
+    fn submit(&self, pool: &ProcessPool, job: &Job) -> Result<Next<String>, String> {
+        let not_json = |error: &dyn std::fmt::Display| {
+            format!("{} was not called: not JSON: {error}", self.described)
+        };
+        let line = str::from_utf8(&job.input).map_err(|error| not_json(&error))?;
+        if line.trim().is_empty() {
+            return Ok(Next::Skip);
+        }
+        serde_json::from_str::<IgnoredAny>(line).map_err(|error| {
+            // Its line number is 1 in every message: we give it one line at a time.
+            let text = error.to_string();
+            not_json(&text.replace(" at line 1 column ", " at column "))
+        })?;
+        Ok(Next::Job(pool.call(&self.task, line)))
+    }
+
+    fn verdict(&self, _json: &String) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn describe(&self, error: &JobError) -> String {
+        report::describe(error, &self.described)
+    }
+
+    fn may_retry(&self, _result: &Result<String, JobError>) -> bool {
+        false
+    }
+
+    fn discard(&self, _job: &Job) {}
+
+    fn print(&mut self, _job: &Job, json: Option<String>) -> io::Result<()> {
+        let Some(json) = json else {
+            return Ok(());
+        };
+        // A `Serialize` that passes JSON through may have line ends in it; in JSON they are white space.
+        let mut line = json.replace(['\n', '\r'], " ");
+        line.push('\n');
+        write_through(&mut io::stdout().lock(), line.as_bytes())
+    }
+
+    fn size(&self, json: &String) -> usize {
+        json.len()
+    }
+
+    fn name(&self, job: &Job) -> String {
+        format!("line {}", job.number)
+    }
+}

@@ -1,0 +1,91 @@
+//! One stream of a command's output: in memory while it is short, in a file from then on.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde::{Deserialize, Serialize};
+
+/// How much of each stream of a job is kept in memory.
+pub(crate) const INLINE_MAX: usize = 1 << 20;
+/// How much is read at a time: what a pipe holds.
+const CHUNK: usize = 64 * 1024;
+/// How many chunks are read before the other stream gets its turn.
+const CHUNKS_IN_TURN: usize = 16;
+
+/// What a command has written to one stream.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Captured {
+    /// All of it.
+    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// It is in the job's file for this stream.
+    Spilled,
+}
+
+/// The reading end of one stream.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    pipe: Option<File>,
+    buffer: Vec<u8>,
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Capture {
+    /// Reads from `pipe`; what is too long for memory goes to a new file at `path`.
+    pub(crate) fn new(pipe: OwnedFd, path: PathBuf) -> io::Result<Capture> {
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Capture {
+            pipe: Some(pipe.into()),
+            buffer: Vec::new(),
+            path,
+            file: None,
+        })
+    }
+
+    /// What to poll; `None` once the stream has ended.
+    pub(crate) fn open(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what there is, but not for ever.
+    pub(crate) fn read(&mut self) -> io::Result<()> {
+        let mut chunk = [0; CHUNK];
+        for _ in 0..CHUNKS_IN_TURN {
+            let Some(pipe) = &mut self.pipe else {
+                break;
+            };
+            match pipe.read(&mut chunk) {
+                Ok(0) => self.pipe = None,
+                Ok(len) => self.buffer.extend_from_slice(&chunk[..len]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.file.is_some() || self.buffer.len() > INLINE_MAX {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    /// Moves everything to the file, now and from now on: there it outlives this process.
+    pub(crate) fn spill(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(File::create(&self.path)?),
+        };
+        file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Captured {
+        match self.file {
+            Some(_) => Captured::Spilled,
+            None => Captured::Inline(self.buffer),
+        }
+    }
+}

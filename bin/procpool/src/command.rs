@@ -1,0 +1,269 @@
+//! A command as a job: what the worker does with it.
+//!
+//! The command inherits the worker's process group, so whatever stops the worker's group stops the
+//! command and what it has started. SIGTERM to the group is how the pool asks a job to stop: the worker
+//! outlives it for as long as the command needs to clean up, and keeps what the command still says in
+//! files, which outlive the worker.
+
+use std::ffi::OsString;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_current_process_group, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::capture::{Capture, Captured};
+use crate::spill::{self, Stream};
+use crate::template::Template;
+
+/// How long after a command's end its output may stay open. A process that it left in the background
+/// then holds it, and is not waited for.
+const LEFT_OPEN: Duration = Duration::from_millis(200);
+
+/// What every worker of a batch knows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) template: Template,
+    /// The directory for long output.
+    pub(crate) spill: OsString,
+}
+
+/// One attempt of one job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) number: u64,
+    #[serde(with = "serde_bytes")]
+    pub(crate) input: Vec<u8>,
+}
+
+/// What became of a command.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ran {
+    pub(crate) ended: Ended,
+    pub(crate) stdout: Captured,
+    pub(crate) stderr: Captured,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Ended {
+    /// With this exit code.
+    Exit(i32),
+    /// By this signal; whether it left a core file.
+    Signal(i32, bool),
+    /// It could not be started.
+    NotStarted(String),
+    /// Its output could not be kept, so it was killed.
+    OutputLost(String),
+}
+
+impl Ran {
+    fn without_output(ended: Ended) -> Ran {
+        let nothing = || Captured::Inline(Vec::new());
+        Ran {
+            ended,
+            stdout: nothing(),
+            stderr: nothing(),
+        }
+    }
+}
+
+static WORKER: OnceLock<Worker> = OnceLock::new();
+
+struct Worker {
+    setup: Setup,
+    /// Says whether a command runs, and holds the pipe's end that tells it to stop.
+    stop: Mutex<Stop>,
+    stop_asked: PipeReader,
+}
+
+struct Stop {
+    is_running: bool,
+    ask: PipeWriter,
+}
+
+/// The worker's initializer.
+pub(crate) fn prepare(setup: Setup) -> Result<(), String> {
+    let (stop_asked, ask) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
+    let stop = Mutex::new(Stop {
+        is_running: false,
+        ask,
+    });
+    let worker = Worker {
+        setup,
+        stop,
+        stop_asked,
+    };
+    if WORKER.set(worker).is_err() {
+        return Err("a worker is prepared once".into());
+    }
+    ctrlc::set_handler(on_stop).map_err(|error| format!("cannot handle signals: {error}"))
+}
+
+/// On SIGTERM, which the whole group has been sent. The command acts on it as it likes; without one, the
+/// worker ends as if it had no handler.
+fn on_stop() {
+    let worker = WORKER.get().expect("set before the handler was");
+    let mut stop = worker.stop.lock().unwrap_or_else(PoisonError::into_inner);
+    if stop.is_running {
+        // The pipe holds more requests than anyone sends; an error changes nothing.
+        let _ = stop.ask.write(&[0]);
+    } else {
+        let _ = kill_current_process_group(Signal::KILL);
+    }
+}
+
+/// Tells the signal handler that a command runs, until it is dropped.
+struct Running<'a>(&'a Worker);
+
+impl Running<'_> {
+    fn begin(worker: &Worker) -> Running<'_> {
+        worker.set_running(true);
+        Running(worker)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set_running(false);
+    }
+}
+
+impl Worker {
+    fn set_running(&self, is_running: bool) {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        stop.is_running = is_running;
+    }
+}
+
+/// The job.
+pub(crate) fn run_command(order: Order) -> Ran {
+    let worker = WORKER.get().expect("the initializer has run");
+    let words = worker.setup.template.fill(&order.input, order.number);
+    let _running = Running::begin(worker);
+    let mut child = match start(&words) {
+        Ok(child) => child,
+        Err(error) => return Ran::without_output(Ended::NotStarted(not_started(&words, &error))),
+    };
+    let dir = PathBuf::from(&worker.setup.spill);
+    let result = Attempt::new(&mut child, &dir, order.number)
+        .and_then(|attempt| attempt.follow(&mut child, &worker.stop_asked));
+    result.unwrap_or_else(|error| {
+        // Nobody reads its output any more, so it must not go on. Errors mean that it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+        let message = format!("its output cannot be kept: {error}");
+        Ran::without_output(Ended::OutputLost(message))
+    })
+}
+
+fn start(words: &[OsString]) -> io::Result<Child> {
+    let (program, arguments) = words.split_first().expect("a command has a first word");
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a command is no worker: it shall inherit the group of the worker it runs in"
+    )]
+    command.spawn()
+}
+
+fn not_started(words: &[OsString], error: &io::Error) -> String {
+    format!("cannot start `{}`: {error}", words[0].display())
+}
+
+/// A command under way, and its output so far.
+struct Attempt {
+    ended: OwnedFd,
+    stdout: Capture,
+    stderr: Capture,
+    status: Option<(ExitStatus, Instant)>,
+}
+
+impl Attempt {
+    fn new(child: &mut Child, dir: &std::path::Path, number: u64) -> io::Result<Attempt> {
+        let stdout = child.stdout.take().expect("it is piped").into();
+        let stderr = child.stderr.take().expect("it is piped").into();
+        // The id is the child's: it has not been waited for.
+        let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+        Ok(Attempt {
+            ended: pidfd,
+            stdout: Capture::new(stdout, spill::file(dir, number, Stream::Stdout))?,
+            stderr: Capture::new(stderr, spill::file(dir, number, Stream::Stderr))?,
+            status: None,
+        })
+    }
+
+    /// Reads the output until the command has ended and all is read.
+    fn follow(mut self, child: &mut Child, stop_asked: &PipeReader) -> io::Result<Ran> {
+        while !self.is_over() {
+            self.wait(child, stop_asked)?;
+        }
+        let (status, _) = self.status.expect("it is over");
+        let ended = match (status.code(), status.signal()) {
+            (Some(code), _) => Ended::Exit(code),
+            (None, Some(signal)) => Ended::Signal(signal, status.core_dumped()),
+            (None, None) => unreachable!("it has ended, so it has exited or was killed"),
+        };
+        Ok(Ran {
+            ended,
+            stdout: self.stdout.finish(),
+            stderr: self.stderr.finish(),
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        let is_open = self.stdout.open().is_some() || self.stderr.open().is_some();
+        self.status
+            .is_some_and(|(_, ended_at)| !is_open || ended_at.elapsed() >= LEFT_OPEN)
+    }
+
+    /// Waits until something happens, and takes note of it.
+    fn wait(&mut self, child: &mut Child, stop_asked: &PipeReader) -> io::Result<()> {
+        let mut fds = Vec::with_capacity(4);
+        fds.push(PollFd::new(stop_asked.as_fd(), PollFlags::POLLIN));
+        for fd in [self.stdout.open(), self.stderr.open()]
+            .into_iter()
+            .flatten()
+        {
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        }
+        let timeout = match self.status {
+            None => {
+                fds.push(PollFd::new(self.ended.as_fd(), PollFlags::POLLIN));
+                PollTimeout::NONE
+            }
+            Some((_, ended_at)) => {
+                let left = LEFT_OPEN.saturating_sub(ended_at.elapsed()).as_millis() + 1;
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
+            }
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_stopping = fds[0].any() == Some(true);
+        let has_ended = self.status.is_none() && fds.last().and_then(PollFd::any) == Some(true);
+        self.stdout.read()?;
+        self.stderr.read()?;
+        if is_stopping {
+            let _ = (&mut &*stop_asked).read(&mut [0])?;
+            // SIGKILL may be next; what is in a file by then is not lost.
+            self.stdout.spill()?;
+            self.stderr.spill()?;
+        }
+        if has_ended {
+            self.status = Some((child.wait()?, Instant::now()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! `procpool run`: a command once for each input.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::thread;
+
+use anyhow::Context;
+use procpool::{JobError, ProcessPool, Status};
+
+use crate::args;
+use crate::batch::{self, Job, Next, Options, Work};
+use crate::capture::Captured;
+use crate::command::{self, Ended, Order, Ran, Setup};
+use crate::exit_code;
+use crate::input::{self, Inputs};
+use crate::program;
+use crate::report::{self, Shown};
+use crate::spill::{Spill, Stream};
+use crate::template::Template;
+
+/// What stands between the command and the inputs.
+const SEPARATOR: &str = ":::";
+/// The longest argument that Linux passes to a program (MAX_ARG_STRLEN), with the zero at its end.
+const ARGUMENT_MAX: usize = 128 * 1024;
+
+/// All of `procpool run`; answers the exit code.
+pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
+    let (words, inputs) = match split(args.words) {
+        Ok(halves) => halves,
+        Err(message) => {
+            report::say(message);
+            return Ok(exit_code::USAGE);
+        }
+    };
+    if inputs.is_some() && args.arg_file.is_some() {
+        report::say("inputs come from `:::` or from `--arg-file`, not from both");
+        return Ok(exit_code::USAGE);
+    }
+    let template = Template::new(words);
+    if let Some(Err(message)) = template.fixed_program().map(|name| program::check(name)) {
+        report::say(message);
+        return Ok(exit_code::NOT_FOUND);
+    }
+    let inputs: Inputs = match inputs {
+        Some(words) => input::of_words(words),
+        None => match input::of_lines(args.arg_file.as_deref(), ARGUMENT_MAX as u64) {
+            Ok(inputs) => inputs,
+            Err(error) => {
+                report::say(format_args!("{error:#}"));
+                return Ok(exit_code::INPUT);
+            }
+        },
+    };
+    let spill = Spill::new().context("cannot make a temporary directory")?;
+    let code = run_batch(template, inputs, &args.settings, &spill);
+    spill.remove();
+    code
+}
+
+fn run_batch(
+    template: Template,
+    inputs: Inputs,
+    settings: &args::Settings,
+    spill: &Spill,
+) -> anyhow::Result<u8> {
+    let workers = workers(settings);
+    let setup = Setup {
+        template,
+        spill: spill.path().into(),
+    };
+    let mut builder = ProcessPool::builder()
+        .workers(workers)
+        .initializer(command::prepare, setup);
+    if let Some(timeout) = settings.timeout {
+        builder = builder.job_timeout(timeout);
+    }
+    let pool = builder.build().context("cannot make a pool")?;
+    let options = Options {
+        workers,
+        keep_order: settings.keep_order,
+        retries: settings.retries,
+    };
+    let work = Commands {
+        spill: spill.clone(),
+    };
+    batch::run(work, &pool, inputs, options, Some(spill))
+}
+
+/// How many jobs run at a time.
+pub(crate) fn workers(settings: &args::Settings) -> usize {
+    settings.jobs.map_or_else(
+        || thread::available_parallelism().map_or(1, usize::from),
+        usize::from,
+    )
+}
+
+/// The command, and the inputs if they stand behind it.
+fn split(mut words: Vec<OsString>) -> Result<(Vec<OsString>, Option<Vec<OsString>>), String> {
+    let inputs = words.iter().position(|word| word == SEPARATOR).map(|at| {
+        let inputs = words.split_off(at + 1);
+        words.pop();
+        inputs
+    });
+    if words.is_empty() {
+        return Err("there is no command before `:::`; see `procpool run --help`".into());
+    }
+    if inputs.iter().flatten().any(|word| word == SEPARATOR) {
+        return Err("`:::` can stand there only once".into());
+    }
+    Ok((words, inputs))
+}
+
+/// The work of `procpool run`.
+struct Commands {
+    spill: Spill,
+}
+
+impl Work for Commands {
+    type Value = Ran;
+
+    fn submit(&self, pool: &ProcessPool, job: &Job) -> Result<Next<Ran>, String> {
+        if job.input.len() >= ARGUMENT_MAX {
+            return Err(format!(
+                "not run: an argument has at most {} bytes",
+                ARGUMENT_MAX - 1
+            ));
+        }
+        let order = Order {
+            number: job.number,
+            input: job.input.clone(),
+        };
+        Ok(Next::Job(pool.submit(command::run_command, order)))
+    }
+
+    fn verdict(&self, ran: &Ran) -> Result<(), String> {
+        match &ran.ended {
+            Ended::Exit(0) => Ok(()),
+            Ended::Exit(code) => Err(format!("exit code {code}")),
+            Ended::Signal(number, core) => {
+                Err(format!("killed by {}", Status::Signal(*number, *core)))
+            }
+            Ended::NotStarted(message) | Ended::OutputLost(message) => Err(message.clone()),
+        }
+    }
+
+    fn describe(&self, error: &JobError) -> String {
+        report::describe(error, "the command")
+    }
+
+    fn may_retry(&self, result: &Result<Ran, JobError>) -> bool {
+        match result {
+            Ok(ran) => !matches!(ran.ended, Ended::Exit(0)),
+            Err(error) => matches!(error, JobError::Died(_)),
+        }
+    }
+
+    fn discard(&self, job: &Job) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            // The next attempt would overwrite it; it matters only if that one is short.
+            let _ = self.spill.take(job.number, stream);
+        }
+    }
+
+    fn print(&mut self, job: &Job, ran: Option<Ran>) -> io::Result<()> {
+        // A job that was stopped has left what it had written so far.
+        let (stdout, stderr) = match ran {
+            Some(ran) => (ran.stdout, ran.stderr),
+            None => (Captured::Spilled, Captured::Spilled),
+        };
+        let mut out = io::stdout().lock();
+        let result = match stdout {
+            Captured::Inline(bytes) => write_through(&mut out, &bytes),
+            Captured::Spilled => self.copy(job, Stream::Stdout, &mut out),
+        };
+        let mut err = io::stderr().lock();
+        // If standard error is gone, nobody can be told.
+        let _ = match stderr {
+            Captured::Inline(bytes) => err.write_all(&bytes),
+            Captured::Spilled => self.copy(job, Stream::Stderr, &mut err),
+        };
+        result
+    }
+
+    fn size(&self, ran: &Ran) -> usize {
+        let size = |captured: &Captured| match captured {
+            Captured::Inline(bytes) => bytes.len(),
+            Captured::Spilled => 0,
+        };
+        size(&ran.stdout) + size(&ran.stderr)
+    }
+
+    fn name(&self, job: &Job) -> String {
+        format!("job {} (input {})", job.number, Shown(&job.input))
+    }
+}
+
+impl Commands {
+    fn copy(&self, job: &Job, stream: Stream, to: &mut impl Write) -> io::Result<()> {
+        match self.spill.take(job.number, stream) {
+            Ok(Some(mut file)) => copy_through(&mut file, to),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                report::say(format_args!(
+                    "{}: its output is lost: {error}",
+                    self.name(job)
+                ));
+                Ok(())
+            }
+        }
+    }
+}
+
+fn copy_through(file: &mut File, to: &mut impl Write) -> io::Result<()> {
+    io::copy(file, to)?;
+    to.flush()
+}
+
+/// Whole outputs are written at once, and not held back for the next.
+pub(crate) fn write_through(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn inputs_stand_behind_three_colons() {
+        let (command, inputs) = split(words(&["echo", "-n", ":::", "a", "--", "b"])).unwrap();
+        assert_eq!(command, words(&["echo", "-n"]));
+        assert_eq!(inputs, Some(words(&["a", "--", "b"])));
+        assert_eq!(split(words(&["echo", "::::"])).unwrap().1, None);
+        assert_eq!(split(words(&["echo", ":::"])).unwrap().1, Some(Vec::new()));
+    }
+
+    #[test]
+    fn no_command_and_two_separators_are_refused() {
+        assert!(split(words(&[":::", "a"])).is_err());
+        assert!(split(words(&["echo", ":::", "a", ":::", "b"])).is_err());
+    }
+}
