@@ -51,6 +51,9 @@ pub(crate) trait Work {
     /// How a job ended without a value.
     fn describe(&self, error: &JobError) -> String;
 
+    /// Why no worker can be started.
+    fn no_workers(&self, cause: &str) -> String;
+
     /// Whether another attempt may help.
     fn may_retry(&self, result: &Result<Self::Value, JobError>) -> bool;
 
@@ -157,16 +160,8 @@ pub(crate) fn run<W: Work>(
     pool.shutdown(how);
     Ok(match result {
         Ok(()) => batch.exit_code(),
-        Err(error) if batch.stage != Stage::Working => {
-            report::say(format_args!("cannot write to standard output: {error}"));
-            exit_code::INTERRUPTED
-        }
-        // Whoever closed the pipe has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit_code::CLOSED_PIPE,
-        Err(error) => {
-            report::say(format_args!("cannot write to standard output: {error}"));
-            exit_code::OUTPUT
-        }
+        Err(_) if batch.stage != Stage::Working => exit_code::INTERRUPTED,
+        Err(error) => report::output_failed(&error),
     })
 }
 
@@ -349,7 +344,7 @@ impl<W: Work> Batch<'_, W> {
 
     fn break_down(&mut self, cause: String) {
         if self.broken.is_none() {
-            report::say(format_args!("workers cannot be started: {cause}"));
+            report::say(self.work.no_workers(&cause));
             self.broken = Some(cause);
         }
     }

@@ -42,6 +42,7 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
     let work = Calls {
         described: format!("task `{}`", args.task),
         task: args.task,
+        worker: args.worker,
     };
     batch::run(work, &pool, inputs, options, None)
 }
@@ -55,10 +56,9 @@ pub(crate) fn tasks(args: &args::Tasks) -> anyhow::Result<u8> {
     let tasks = match pool.worker_tasks() {
         Ok(tasks) => tasks,
         Err(error) => {
-            let program = args.worker.program.display();
             report::say(match error {
-                JobError::Broken(cause) => format!("workers cannot be started: {cause}"),
-                error => report::describe(&error, &format!("the list of tasks of `{program}`")),
+                JobError::Broken(cause) => no_workers(&args.worker, &cause.to_string()),
+                error => report::describe(&error, "the list of tasks"),
             });
             return Ok(exit_code::SYSTEM);
         }
@@ -68,14 +68,12 @@ pub(crate) fn tasks(args: &args::Tasks) -> anyhow::Result<u8> {
         lines.push_str(&if args.json { json(task) } else { human(task) });
         lines.push('\n');
     }
-    match write_through(&mut io::stdout().lock(), lines.as_bytes()) {
-        Ok(()) => Ok(exit_code::SUCCESS),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit_code::CLOSED_PIPE),
-        Err(error) => {
-            report::say(format_args!("cannot write to standard output: {error}"));
-            Ok(exit_code::OUTPUT)
-        }
-    }
+    Ok(
+        match write_through(&mut io::stdout().lock(), lines.as_bytes()) {
+            Ok(()) => exit_code::SUCCESS,
+            Err(error) => report::output_failed(&error),
+        },
+    )
 }
 
 /// Settings for a pool with these workers; `None`, and the reason said, if there is no such program.
@@ -87,6 +85,11 @@ fn worker_program(worker: &args::Worker) -> Option<ProcessPoolBuilder> {
             None
         }
     }
+}
+
+fn no_workers(worker: &args::Worker, cause: &str) -> String {
+    let program = worker.program.display();
+    format!("`{program}` cannot serve as the worker program: {cause}")
 }
 
 fn human(task: &TaskInfo) -> String {
@@ -111,6 +114,7 @@ struct Calls {
     task: String,
     /// The task as messages call it.
     described: String,
+    worker: args::Worker,
 }
 
 impl Work for Calls {
@@ -138,6 +142,10 @@ impl Work for Calls {
 
     fn describe(&self, error: &JobError) -> String {
         report::describe(error, &self.described)
+    }
+
+    fn no_workers(&self, cause: &str) -> String {
+        no_workers(&self.worker, cause)
     }
 
     fn may_retry(&self, _result: &Result<String, JobError>) -> bool {

@@ -1,9 +1,11 @@
 //! Lines for people: one line each on standard error, safe for a terminal.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 use procpool::{EndedBy, JobError, Side};
+
+use crate::exit_code;
 
 /// How much of an input stands in a message.
 const INPUT_MAX: usize = 200;
@@ -15,7 +17,17 @@ pub(crate) fn say(message: impl fmt::Display) {
     let mut line = String::from("procpool: ");
     escape(message.to_string().as_bytes(), &mut line);
     line.push('\n');
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Explains why standard output cannot be written; answers the exit code.
+pub(crate) fn output_failed(error: &io::Error) -> u8 {
+    // Whoever closed the pipe has seen enough.
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return exit_code::CLOSED_PIPE;
+    }
+    say(format_args!("cannot write to standard output: {error}"));
+    exit_code::OUTPUT
 }
 
 /// An input as a message shows it.

@@ -148,6 +148,10 @@ impl Work for Commands {
         report::describe(error, "the command")
     }
 
+    fn no_workers(&self, cause: &str) -> String {
+        format!("workers cannot be started: {cause}")
+    }
+
     fn may_retry(&self, result: &Result<Ran, JobError>) -> bool {
         match result {
             Ok(ran) => !matches!(ran.ended, Ended::Exit(0)),
