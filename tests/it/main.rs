@@ -13,6 +13,7 @@ procpool::testing!();
 mod support;
 
 mod benchmark;
+mod cli;
 mod contract;
 mod crash;
 mod examples;

@@ -1,0 +1,104 @@
+//! What makes no sense is said in one line that names it.
+
+use std::fs;
+
+use super::procpool;
+use crate::support::{TempDir, test};
+
+/// Goal: every wrong usage has one code, one line, and names what is wrong. Nothing is run.
+#[test]
+fn wrong_usage_is_named_in_one_line() {
+    test(|| {
+        let cases: [(&[&str], &str); 14] = [
+            (&["run"], "COMMAND"),
+            (&["run", ":::", "a"], "no command"),
+            (&["run", "--bogus", "echo", ":::", "a"], "--bogus"),
+            (&["run", "-j0", "echo", ":::", "a"], "--jobs"),
+            (&["run", "-j", "many", "echo", ":::", "a"], "'many'"),
+            (&["run", "-j", "5000", "echo", ":::", "a"], "5000"),
+            (&["run", "--timeout", "soon", "echo", ":::", "a"], "'soon'"),
+            (&["run", "--timeout", "0s", "echo", ":::", "a"], "--timeout"),
+            (&["run", "--retries", "-1", "echo", ":::", "a"], "-1"),
+            (
+                &["run", "-a", "/dev/null", "echo", ":::", "a"],
+                "--arg-file",
+            ),
+            (&["run", "echo", ":::", "a", ":::", "b"], "only once"),
+            (&["call", "some::task"], "--worker"),
+            (&["tasks", "--worker"], "--worker"),
+            (&["replay"], "replay"),
+        ];
+        for (args, named) in cases {
+            let ran = procpool(args, b"input\n");
+            assert_eq!((ran.code, ran.out()), (102, ""), "{args:?}: {ran:#?}");
+            assert_eq!(ran.stderr.lines().count(), 1, "{args:?}: {ran:#?}");
+            ran.complains("procpool: ", named);
+        }
+    });
+}
+
+/// Goal: a command that does not exist is said once, not once for each input, and before any is read.
+#[test]
+fn a_command_that_is_not_found_is_said_once() {
+    test(|| {
+        let dir = TempDir::new();
+        let file = dir.path().join("not-executable");
+        fs::write(&file, "echo").unwrap();
+        let cases = [
+            ("no-such-command", "there is no program `no-such-command`"),
+            ("/no/such/command", "cannot execute `/no/such/command`"),
+            (file.to_str().unwrap(), "is not an executable file"),
+            ("gzip -9", "no shell is used"),
+        ];
+        for (command, message) in cases {
+            let ran = procpool(&["run", command], b"a\nb\nc\n");
+            assert_eq!((ran.code, ran.out()), (127, ""), "{ran:#?}");
+            assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+            ran.complains("procpool: ", message);
+        }
+    });
+}
+
+/// Goal: a command whose name depends on the input fails for the input for which it does.
+#[test]
+fn a_command_that_an_input_names_fails_with_that_input() {
+    test(|| {
+        let args = [
+            "run",
+            "-k",
+            "{}",
+            "x",
+            ":::",
+            "echo",
+            "no-such-command",
+            "echo",
+        ];
+        let ran = procpool(&args, b"");
+        assert_eq!((ran.code, ran.out()), (1, "x\nx\n"), "{ran:#?}");
+        ran.complains(
+            "procpool: job 2 (input `no-such-command`): cannot start `no-such-command`: ",
+            "No such file",
+        );
+    });
+}
+
+/// Goal: help and version are output, not errors; no arguments at all are.
+#[test]
+fn help_is_there() {
+    test(|| {
+        for args in [&["--help"][..], &["run", "--help"], &["help", "call"]] {
+            let ran = procpool(args, b"");
+            assert!(
+                ran.code == 0 && ran.out().contains("Usage: procpool"),
+                "{ran:#?}"
+            );
+            assert!(ran.out().contains("Exit codes: 0 "), "{ran:#?}");
+        }
+        assert!(
+            procpool(&["--version"], b"")
+                .out()
+                .starts_with("procpool 0.")
+        );
+        assert_eq!(procpool::<&str>(&[], b"").code, 102);
+    });
+}
