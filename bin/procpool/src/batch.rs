@@ -14,9 +14,7 @@ use procpool::{JobError, JobFuture, ProcessPool, Shutdown};
 
 use crate::exit_code;
 use crate::input::Inputs;
-use crate::interrupt;
 use crate::report;
-use crate::spill::Spill;
 
 /// Jobs submitted beyond those that run: enough that no worker ever waits for this loop.
 const AHEAD_OF_EACH_WORKER: usize = 4;
@@ -36,6 +34,13 @@ pub(crate) enum Event {
     Ended(u64),
     /// SIGINT or SIGTERM.
     Interrupted,
+}
+
+/// The channel in which events come.
+#[derive(Debug)]
+pub(crate) struct Events {
+    pub(crate) sender: Sender<Event>,
+    pub(crate) receiver: Receiver<Event>,
 }
 
 /// What a batch does with its inputs.
@@ -127,16 +132,13 @@ pub(crate) fn run<W: Work>(
     pool: &ProcessPool,
     inputs: Inputs,
     options: Options,
-    spill: Option<&Spill>,
+    events: Events,
 ) -> anyhow::Result<u8> {
-    let (sender, events) = mpsc::channel();
-    interrupt::handle(sender.clone(), spill.cloned())?;
-    let wanted = read_inputs(inputs, sender.clone())?;
+    let wanted = read_inputs(inputs, events.sender.clone())?;
     let mut batch = Batch {
         work,
         pool,
         options,
-        sender,
         events,
         wanted,
         asked: 0,
@@ -201,8 +203,7 @@ struct Batch<'a, W: Work> {
     work: W,
     pool: &'a ProcessPool,
     options: Options,
-    sender: Sender<Event>,
-    events: Receiver<Event>,
+    events: Events,
     wanted: Sender<()>,
     /// Inputs asked for and not received.
     asked: usize,
@@ -229,7 +230,7 @@ impl<W: Work> Batch<'_, W> {
             if self.is_over() {
                 return Ok(());
             }
-            match self.events.recv().expect("we hold a sender") {
+            match self.events.receiver.recv().expect("we hold a sender") {
                 Event::Input(input) => self.start(input)?,
                 Event::NoMoreInputs(error) => self.end_inputs(error),
                 Event::Ended(number) => self.end_attempt(number)?,
@@ -288,7 +289,7 @@ impl<W: Work> Batch<'_, W> {
     fn submit(&mut self, job: Job, attempt: u64) -> io::Result<()> {
         match self.work.submit(self.pool, &job) {
             Ok(Next::Job(future)) => {
-                let (number, sender) = (job.number, self.sender.clone());
+                let (number, sender) = (job.number, self.events.sender.clone());
                 future.on_done(move |_| {
                     // The batch is over if nobody receives it.
                     let _ = sender.send(Event::Ended(number));

@@ -11,6 +11,7 @@ use crate::args;
 use crate::batch::{self, Job, Next, Options, Work};
 use crate::exit_code;
 use crate::input;
+use crate::interrupt;
 use crate::program;
 use crate::report;
 use crate::run::{workers, write_through};
@@ -44,7 +45,7 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
         task: args.task,
         worker: args.worker,
     };
-    batch::run(work, &pool, inputs, options, None)
+    batch::run(work, &pool, inputs, options, interrupt::events(None)?)
 }
 
 /// All of `procpool tasks`; answers the exit code.

@@ -62,17 +62,6 @@ pub(crate) enum Ended {
     OutputLost(String),
 }
 
-impl Ran {
-    fn without_output(ended: Ended) -> Ran {
-        let nothing = || Captured::Inline(Vec::new());
-        Ran {
-            ended,
-            stdout: nothing(),
-            stderr: nothing(),
-        }
-    }
-}
-
 static WORKER: OnceLock<Worker> = OnceLock::new();
 
 struct Worker {
@@ -148,7 +137,7 @@ pub(crate) fn run_command(order: Order) -> Ran {
     let _running = Running::begin(worker);
     let mut child = match start(&words) {
         Ok(child) => child,
-        Err(error) => return Ran::without_output(Ended::NotStarted(not_started(&words, &error))),
+        Err(error) => return not_started(&words, &error),
     };
     let dir = PathBuf::from(&worker.setup.spill);
     let result = Attempt::new(&mut child, &dir, order.number)
@@ -157,8 +146,12 @@ pub(crate) fn run_command(order: Order) -> Ran {
         // Nobody reads its output any more, so it must not go on. Errors mean that it has ended already.
         let _ = child.kill();
         let _ = child.wait();
-        let message = format!("its output cannot be kept: {error}");
-        Ran::without_output(Ended::OutputLost(message))
+        Ran {
+            ended: Ended::OutputLost(format!("its output cannot be kept: {error}")),
+            // What was kept.
+            stdout: Captured::Spilled,
+            stderr: Captured::Spilled,
+        }
     })
 }
 
@@ -177,8 +170,13 @@ fn start(words: &[OsString]) -> io::Result<Child> {
     command.spawn()
 }
 
-fn not_started(words: &[OsString], error: &io::Error) -> String {
-    format!("cannot start `{}`: {error}", words[0].display())
+fn not_started(words: &[OsString], error: &io::Error) -> Ran {
+    let message = format!("cannot start `{}`: {error}", words[0].display());
+    Ran {
+        ended: Ended::NotStarted(message),
+        stdout: Captured::Inline(Vec::new()),
+        stderr: Captured::Inline(Vec::new()),
+    }
 }
 
 /// A command under way, and its output so far.

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::process;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc;
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::batch::Event;
+use crate::batch::{Event, Events};
 use crate::exit_code;
 use crate::report;
 use crate::spill::Spill;
@@ -26,11 +26,13 @@ pub(crate) fn respect_nohup() {
     }
 }
 
-/// Sends each of the first two signals to the batch as an event.
+/// The channel of a batch's events. Each of the first two signals is one of them.
 ///
 /// The third ends the program from the handler's thread: the batch may be blocked in a write to a pipe
 /// that nobody reads. The workers and all that is in their groups are killed as the program ends.
-pub(crate) fn handle(events: Sender<Event>, spill: Option<Spill>) -> anyhow::Result<()> {
+pub(crate) fn events(spill: Option<Spill>) -> anyhow::Result<Events> {
+    let (sender, receiver) = mpsc::channel();
+    let events = sender.clone();
     let mut count = 0;
     let on_signal = move || {
         count += 1;
@@ -45,5 +47,6 @@ pub(crate) fn handle(events: Sender<Event>, spill: Option<Spill>) -> anyhow::Res
         }
         process::exit(exit_code::INTERRUPTED.into());
     };
-    ctrlc::set_handler(on_signal).context("cannot handle SIGINT and SIGTERM")
+    ctrlc::set_handler(on_signal).context("cannot handle SIGINT and SIGTERM")?;
+    Ok(Events { sender, receiver })
 }

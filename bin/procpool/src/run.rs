@@ -14,6 +14,7 @@ use crate::capture::Captured;
 use crate::command::{self, Ended, Order, Ran, Setup};
 use crate::exit_code;
 use crate::input::{self, Inputs};
+use crate::interrupt;
 use crate::program;
 use crate::report::{self, Shown};
 use crate::spill::{Spill, Stream};
@@ -64,6 +65,8 @@ fn run_batch(
     settings: &args::Settings,
     spill: &Spill,
 ) -> anyhow::Result<u8> {
+    // First of all, so that no signal leaves the directory behind.
+    let events = interrupt::events(Some(spill.clone()))?;
     let workers = workers(settings);
     let setup = Setup {
         template,
@@ -84,7 +87,7 @@ fn run_batch(
     let work = Commands {
         spill: spill.clone(),
     };
-    batch::run(work, &pool, inputs, options, Some(spill))
+    batch::run(work, &pool, inputs, options, events)
 }
 
 /// How many jobs run at a time.

@@ -53,12 +53,12 @@ fn a_job_that_times_out_leaves_no_process() {
     test(|| {
         let script = "echo before; sleep 1000 & sleep 1000";
         let ran = procpool(
-            &["run", "--timeout", "300ms", "sh", "-c", script, ":::", "x"],
+            &["run", "--timeout", "1s", "sh", "-c", script, ":::", "x"],
             b"",
         );
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.out(), "before\n");
-        ran.says("procpool: job 1 (input `x`): the command timed out after 300ms and was stopped");
+        ran.says("procpool: job 1 (input `x`): the command timed out after 1s and was stopped");
     });
 }
 
@@ -68,12 +68,12 @@ fn a_job_that_times_out_and_is_deaf_is_killed() {
     test(|| {
         let script = "trap '' TERM; echo deaf; sleep 1000 & wait; sleep 1000";
         let ran = procpool(
-            &["run", "--timeout", "0.2", "sh", "-c", script, ":::", "x"],
+            &["run", "--timeout", "1", "sh", "-c", script, ":::", "x"],
             b"",
         );
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.out(), "deaf\n");
-        ran.complains("procpool: job 1", "timed out after 200ms and was killed");
+        ran.complains("procpool: job 1", "timed out after 1s and was killed");
     });
 }
 
@@ -83,7 +83,7 @@ fn a_job_that_times_out_can_clean_up() {
     test(|| {
         let script = "trap 'echo cleaned; exit 0' TERM; echo begun; sleep 1000 & wait";
         let ran = procpool(
-            &["run", "--timeout", "500ms", "sh", "-c", script, ":::", "x"],
+            &["run", "--timeout", "1000ms", "sh", "-c", script, ":::", "x"],
             b"",
         );
         assert_eq!(ran.code, 1, "{ran:#?}");

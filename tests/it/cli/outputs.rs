@@ -122,6 +122,24 @@ fn long_outputs_of_many_jobs_do_not_meet() {
     });
 }
 
+/// Goal: output that can be kept nowhere is told, the command is ended, and the others go on.
+/// Method: the command removes the directory for long output before it writes without end.
+#[test]
+fn output_that_cannot_be_kept_is_said() {
+    test(|| {
+        let script = "[ $0 = b ] || exec echo $0; rm -r \"$TMPDIR\"/procpool-*; exec yes";
+        let ran = procpool(
+            &["run", "-k", "sh", "-c", script, ":::", "a", "b", "c"],
+            b"",
+        );
+        assert_eq!((ran.code, ran.out()), (1, "a\nc\n"), "{}", ran.stderr);
+        ran.complains(
+            "procpool: job 2 (input `b`): its output cannot be kept: ",
+            "No such file",
+        );
+    });
+}
+
 /// Goal: a reader who has seen enough ends the batch, quietly.
 #[test]
 fn a_closed_standard_output_ends_the_batch_quietly() {
