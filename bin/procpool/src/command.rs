@@ -212,6 +212,12 @@ impl Attempt {
             (None, Some(signal)) => Ended::Signal(signal, status.core_dumped()),
             (None, None) => unreachable!("it has ended, so it has exited or was killed"),
         };
+        // The request may have reached the command and not yet our handler. The pool drops the value of a
+        // job that it has asked to stop; the files it does not touch.
+        if procpool::context().is_some_and(|context| context.is_cancelled()) {
+            self.stdout.spill()?;
+            self.stderr.spill()?;
+        }
         Ok(Ran {
             ended,
             stdout: self.stdout.finish(),

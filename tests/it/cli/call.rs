@@ -203,9 +203,7 @@ fn a_program_that_is_no_worker_program_is_named() {
         assert_eq!((ran.code, ran.out()), (106, ""), "{ran:#?}");
         let start = "procpool: `/bin/true` cannot serve as the worker program: ";
         ran.complains(start, "procpool::init()");
-        for line in 1..=3 {
-            ran.says(&format!("procpool: line {line}: not run"));
-        }
+        ran.accounts_for(1..=3, |number| format!("line {number}"));
         let ran = procpool(&["tasks", "--worker", "/bin/true"], b"");
         assert_eq!((ran.code, ran.out()), (106, ""), "{ran:#?}");
         ran.complains(start, "procpool::init()");

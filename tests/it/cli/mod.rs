@@ -10,6 +10,7 @@ mod usage;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::ops::RangeInclusive;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
@@ -57,6 +58,19 @@ impl Finished {
             .lines()
             .any(|line| line.starts_with(start) && line.contains(part));
         assert!(found, "{start:?} … {part:?} is not in {self:#?}");
+    }
+
+    /// Asserts that it says of each of these inputs that it was not run. How many of them had been read is
+    /// a matter of luck: those that had not are told by the number of the last that had.
+    fn accounts_for(&self, numbers: RangeInclusive<u64>, name: impl Fn(u64) -> String) {
+        let says = |line: &str| self.stderr.lines().any(|each| each.ends_with(line));
+        for number in numbers {
+            if says(&format!("what follows input {} was not run", number - 1)) {
+                return;
+            }
+            let line = format!("procpool: {}: not run", name(number));
+            assert!(says(&line), "{line:?} is not in {self:#?}");
+        }
     }
 }
 
