@@ -17,5 +17,6 @@ mod cli;
 mod contract;
 mod crash;
 mod examples;
+mod life;
 mod pool;
 mod tasks;

@@ -1,0 +1,72 @@
+//! When the host is gone, so are its workers and their children.
+
+use std::time::{Duration, Instant};
+
+use super::fixture::{Fixture, Left, Watched};
+use crate::support::test;
+
+/// Tells the story `busy`: three workers that spin, one with a child, one that blocks every signal. `end`
+/// ends the host once all are at it; afterwards none may be left.
+fn nothing_survives(story: &str, end: impl FnOnce(&mut Fixture)) -> Left {
+    let mut host = Fixture::host(&["busy", story]);
+    let watched: Vec<Watched> = (0..4)
+        .map(|_| {
+            let word = host.hear();
+            let (_, pid) = word.split_once(' ').unwrap();
+            Watched::new(pid.parse().unwrap())
+        })
+        .collect();
+    let host_process = Watched::new(host.id());
+    end(&mut host);
+    assert!(host_process.ends_within(Duration::from_secs(30)));
+    let began = Instant::now();
+    for process in &watched {
+        let left = Duration::from_secs(2).saturating_sub(began.elapsed());
+        assert!(
+            process.ends_within(left),
+            "process {} outlives its host",
+            process.pid
+        );
+    }
+    host.end()
+}
+
+/// Goal: workers do not outlive a host that had no chance to tell them.
+#[test]
+fn a_killed_host_leaves_no_process() {
+    test(|| {
+        let left = nothing_survives("wait", |host| {
+            host.say("go");
+            host.kill();
+        });
+        assert!(!left.status.success());
+    });
+}
+
+/// Goal: `exit` without a drop of the pool does not hang, keeps its code, and leaves nothing.
+#[test]
+fn a_host_that_exits_leaves_no_process() {
+    test(|| {
+        let left = nothing_survives("exit", |host| host.say("go"));
+        assert_eq!(left.status.code(), Some(7));
+    });
+}
+
+/// Goal: a panic in main is not held up by jobs that never end.
+#[test]
+fn a_host_that_panics_leaves_no_process() {
+    test(|| {
+        let left = nothing_survives("panic", |host| host.say("go"));
+        assert_eq!(left.status.code(), Some(101));
+        assert!(left.errors.contains("as the story goes"), "{}", left.errors);
+    });
+}
+
+/// Goal: a pool that was forgotten ends with its host all the same.
+#[test]
+fn a_host_that_forgets_its_pool_leaves_no_process() {
+    test(|| {
+        let left = nothing_survives("forget", |host| host.say("go"));
+        assert!(left.status.success(), "{left:?}");
+    });
+}

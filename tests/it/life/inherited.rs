@@ -1,0 +1,60 @@
+//! What a worker has from its host, and what not.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use super::fixture::{Fixture, HOST};
+use crate::support::test;
+
+/// SIGPIPE in the masks of /proc/self/status.
+const SIGPIPE: u64 = 1 << (libc::SIGPIPE - 1);
+
+/// What a job of a host sees that has open descriptors without close-on-exec, blocks SIGTERM and SIGUSR1,
+/// ignores SIGCHLD and SIGINT, wants core dumps and has a variable set.
+fn seen() -> BTreeMap<String, String> {
+    let script = "trap '' CHLD INT; exec \"$0\" inherit";
+    let host = Fixture::start(
+        Command::new("sh")
+            .args(["-c", script, HOST])
+            .env("WORD", "inherited"),
+    );
+    let left = host.end();
+    assert!(left.status.success(), "{left:?}");
+    serde_json::from_str(&left.output).unwrap()
+}
+
+/// Goal: a worker has what it needs and nothing else; a job finds a clean process.
+/// Method: one host that has everything wrong, one job that looks around.
+#[test]
+fn a_worker_inherits_nothing_that_a_job_would_trip_over() {
+    test(|| {
+        let seen = seen();
+        let get = |key: &str| seen[key].as_str();
+        let open: Vec<&str> = get("descriptors").lines().collect();
+        assert_eq!(open.len(), 4, "0, 1, 2 and the channel: {open:?}");
+        assert_eq!(open[0], "0 /dev/null");
+        assert!(open[3].starts_with("3 socket:"), "{open:?}");
+        assert_eq!(get("input"), "Some(0)", "nothing to read, and no error");
+
+        let mask = |key: &str| u64::from_str_radix(get(key), 16).unwrap();
+        assert_eq!(mask("SigBlk"), 0, "{:x}", mask("SigBlk"));
+        assert_eq!(mask("SigIgn") & !SIGPIPE, 0, "{:x}", mask("SigIgn"));
+
+        assert_eq!(get("variables"), "");
+        assert_eq!(get("word"), "inherited", "other variables are");
+        assert_eq!(get("core limit"), "0");
+        assert_eq!(get("group"), get("pid"), "it leads a group of its own");
+
+        let command = get("command");
+        assert!(
+            command.contains("procpool-worker 0 of life-host"),
+            "{command}"
+        );
+        assert_eq!(get("main thread"), "procpool-w0");
+        assert_eq!(get("Name"), "procpool-w0");
+
+        let score = |key: &str| get(key).parse::<i32>().unwrap();
+        let (worker, host) = (score("oom_score_adj"), score("host oom_score_adj"));
+        assert!(worker > host || worker == 1000, "{worker} beside {host}");
+    });
+}

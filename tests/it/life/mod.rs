@@ -1,0 +1,12 @@
+//! How pools, workers and their hosts begin and end.
+
+mod fixture;
+
+mod host_death;
+mod image;
+mod inherited;
+mod init_missing;
+mod initializer;
+mod shutdown;
+mod spawning;
+mod worker_end;

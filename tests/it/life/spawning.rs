@@ -1,0 +1,94 @@
+//! Hosts that make it hard to start workers and to learn of their ends.
+
+use std::fs;
+use std::process::Command;
+
+use super::fixture::{Fixture, HOST, is_installed};
+use crate::support::{TempDir, test};
+
+/// Goal: a host that ignores SIGCHLD, so that no status can be waited for, learns of each death all the same.
+#[test]
+fn a_host_that_ignores_sigchld_learns_of_deaths() {
+    test(|| {
+        let script = "trap '' CHLD; exec \"$0\" rounds";
+        let left = Fixture::start(Command::new("sh").args(["-c", script, HOST])).end();
+        assert!(left.status.success(), "{left:?}");
+        assert_eq!(left.output, format!("{}Ok(42)\n", "Unknown\n".repeat(5)));
+    });
+}
+
+/// Goal: a library that reaps our children takes the status of a death, never the news of it.
+/// Method: a thread of the host waits for any child, all the time. Who is first is chance.
+#[test]
+fn a_host_whose_children_are_reaped_by_others_learns_of_deaths() {
+    test(|| {
+        let left = Fixture::host(&["thief"]).end();
+        assert!(left.status.success(), "{left:?}");
+        let lines: Vec<&str> = left.output.lines().collect();
+        let (last, deaths) = lines.split_last().unwrap();
+        assert_eq!((*last, deaths.len()), ("Ok(42)", 5), "{left:?}");
+        for death in deaths {
+            assert!(["Unknown", "Signal(6, false)"].contains(death), "{death}");
+        }
+    });
+}
+
+/// Goal: workers start although other threads of the host hold the locks of the allocator and of the
+/// environment at that moment.
+#[test]
+fn workers_start_from_a_host_that_is_busy_in_eight_threads() {
+    test(|| {
+        let left = Fixture::host(&["storm"]).end();
+        assert!(left.status.success(), "{left:?}");
+        assert!(
+            left.output.trim().parse::<u64>().unwrap() >= 300,
+            "{left:?}"
+        );
+    });
+}
+
+/// Goal: a host without descriptors to spare keeps the workers that it has, breaks a pool that has none, and
+/// starts workers again when there are descriptors again.
+#[test]
+fn a_host_without_descriptors_goes_on_with_what_it_has() {
+    test(|| {
+        let dir = TempDir::new();
+        let left = Fixture::host(&["no-descriptors", dir.path().to_str().unwrap()]).end();
+        assert!(left.status.success(), "{left:?}");
+        let lines: Vec<&str> = left.output.lines().collect();
+        assert_eq!(lines[0], "goes on");
+        assert_eq!(lines[21..], ["ended", "recovered"]);
+        for line in &lines[1..21] {
+            assert!(line.contains("cannot start worker"), "{line}");
+            assert!(line.contains("Too many open files"), "{line}");
+        }
+    });
+}
+
+/// Goal: a system that has no process to give at the moment is asked again.
+/// Method: strace refuses the first three processes or threads of each thread.
+#[test]
+fn a_refused_process_is_asked_for_again() {
+    if !is_installed("strace") {
+        return;
+    }
+    test(|| {
+        let dir = TempDir::new();
+        let log = dir.path().join("log");
+        let calls = "clone,clone3,vfork,fork";
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-qq", "-o", log.to_str().unwrap(), "-e"])
+            .arg(format!("trace={calls}"))
+            .arg("-e")
+            .arg(format!("inject={calls}:error=EAGAIN:when=1..3"))
+            .args([HOST, "no-processes"]);
+        let left = Fixture::start(&mut strace).end();
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(left.status.success(), "{left:?}\n{log}");
+        assert_eq!(left.output.lines().last(), Some("Ok(42)"), "{left:?}");
+        // Those of the supervisor, which starts processes, not threads.
+        let refused = |line: &&str| line.contains("CLONE_VFORK") && line.contains("INJECTED");
+        assert_eq!(log.lines().filter(refused).count(), 3, "{log}");
+    });
+}

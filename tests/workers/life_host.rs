@@ -1,0 +1,333 @@
+//! A host whose life goes as its first argument says. Its jobs and it speak on standard output, a line at
+//! a time, and it goes on when a line comes on standard input.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hint;
+use std::io::{self, BufRead};
+use std::path::Path;
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use procpool::{JobError, ProcessPool};
+
+fn main() {
+    procpool::init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["busy", end] => busy(end),
+        ["respawn"] => respawn(),
+        ["inherit"] => inherit(),
+        ["rounds"] => rounds(),
+        ["thief"] => {
+            thread::spawn(steal_statuses);
+            rounds();
+        }
+        ["storm"] => storm(),
+        ["no-descriptors", dir] => no_descriptors(Path::new(dir)),
+        ["no-processes"] => no_processes(),
+        _ => panic!("no such story: {arguments:?}"),
+    }
+}
+
+/// The next line on standard input; `None` when there will be no more.
+fn next_line() -> Option<String> {
+    let mut line = String::new();
+    let len = io::stdin().lock().read_line(&mut line).unwrap();
+    (len > 0).then(|| line.trim().to_owned())
+}
+
+// ---- the host's end ------------------------------------------------------------------------------
+
+fn busy(end: &str) {
+    let pool = ProcessPool::builder()
+        .workers(3)
+        .grace(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let _futures = [
+        pool.submit(spin, ()),
+        pool.submit(spin_with_child, ()),
+        pool.submit(spin_deaf, ()),
+    ];
+    next_line();
+    match end {
+        "exit" => process::exit(7),
+        "panic" => panic!("as the story goes"),
+        "forget" => std::mem::forget(pool),
+        // Whoever tells this story kills the host meanwhile.
+        _ => drop(next_line()),
+    }
+}
+
+fn spin(_: ()) {
+    println!("worker {}", process::id());
+    loop {
+        hint::spin_loop();
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    clippy::zombie_processes,
+    reason = "a job's child that nobody waits for is the point"
+)]
+fn spin_with_child(_: ()) {
+    let child = Command::new("sleep").arg("1000").spawn().unwrap();
+    println!("child {}", child.id());
+    spin(());
+}
+
+fn spin_deaf(_: ()) {
+    SigSet::all().thread_block().unwrap();
+    spin(());
+}
+
+// ---- another executable --------------------------------------------------------------------------
+
+fn respawn() {
+    let pool = ProcessPool::builder().workers(1).build().unwrap();
+    while let Some(line) = next_line() {
+        match line.as_str() {
+            "run" => println!("{:?}", pool.submit(|()| 42, ()).result()),
+            "crash" => println!("{}", death(pool.submit(abort, ()).result())),
+            _ => break,
+        }
+    }
+}
+
+fn abort(_: ()) {
+    process::abort();
+}
+
+fn death(result: Result<(), JobError>) -> String {
+    match result {
+        Err(JobError::Died(death)) => format!("{:?}", death.status),
+        other => format!("not a death: {other:?}"),
+    }
+}
+
+// ---- what a worker inherits ----------------------------------------------------------------------
+
+fn inherit() {
+    let open: Vec<_> = (0..20)
+        .map(|_| nix::unistd::dup(io::stdin()).unwrap())
+        .collect();
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGTERM);
+    blocked.add(Signal::SIGUSR1);
+    blocked.thread_block().unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
+    let pool = ProcessPool::builder().workers(2).build().unwrap();
+    // Both workers, so that one could have the other's channel.
+    pool.warm_up().unwrap();
+    let mut seen = pool.submit(look_around, ()).result().unwrap();
+    seen.insert(
+        "host oom_score_adj".into(),
+        read("/proc/self/oom_score_adj"),
+    );
+    println!("{}", serde_json::to_string(&seen).unwrap());
+    drop(open);
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(file).unwrap().trim().to_owned()
+}
+
+fn look_around(_: ()) -> BTreeMap<String, String> {
+    let mut seen = BTreeMap::new();
+    let mut see = |key: &str, value: String| seen.insert(key.to_owned(), value);
+    let listing = fs::read_dir("/proc/self/fd").unwrap();
+    let mut open: Vec<String> = listing
+        .flatten()
+        .filter_map(|entry| {
+            let target = fs::read_link(entry.path()).ok()?;
+            // The directory that is being read is not one that the worker keeps.
+            let target = target.to_string_lossy().into_owned();
+            (!target.ends_with("/fd"))
+                .then(|| format!("{} {target}", entry.file_name().to_string_lossy()))
+        })
+        .collect();
+    open.sort();
+    see("descriptors", open.join("\n"));
+    let status = read("/proc/thread-self/status");
+    for line in status.lines() {
+        if let Some((key @ ("SigBlk" | "SigIgn" | "Name"), value)) = line.split_once(':') {
+            see(key, value.trim().to_owned());
+        }
+    }
+    see("pid", process::id().to_string());
+    see("main thread", read("/proc/self/comm"));
+    see("group", nix::unistd::getpgrp().to_string());
+    let (core, _) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    see("core limit", core.to_string());
+    see("oom_score_adj", read("/proc/self/oom_score_adj"));
+    let command = fs::read_to_string("/proc/self/cmdline").unwrap();
+    see("command", command.replace('\0', "\n").trim().to_owned());
+    let variables: Vec<String> = std::env::vars()
+        .map(|(key, _)| key)
+        .filter(|key| key.contains("PROCPOOL"))
+        .collect();
+    see("variables", variables.join(" "));
+    see("word", std::env::var("WORD").unwrap_or_default());
+    let mut input = String::new();
+    see(
+        "input",
+        format!("{:?}", io::stdin().read_line(&mut input).ok()),
+    );
+    seen
+}
+
+// ---- hosts that spoil wait -----------------------------------------------------------------------
+
+/// Good jobs and deaths in turns, then the end of the pool.
+fn rounds() {
+    let pool = ProcessPool::builder().workers(2).build().unwrap();
+    for round in 0..5 {
+        assert_eq!(
+            pool.submit(|n: i32| n + 1, round).result().unwrap(),
+            round + 1
+        );
+        println!("{}", death(pool.submit(abort, ()).result()));
+    }
+    let result = pool.submit(|n: i32| n + 1, 41).result();
+    drop(pool);
+    println!("{result:?}");
+}
+
+/// What some libraries do: reaps whichever child ends.
+fn steal_statuses() {
+    loop {
+        match waitpid(None::<Pid>, None) {
+            // No child now. Asking less often would only steal less.
+            Err(Errno::ECHILD) => thread::sleep(Duration::from_micros(200)),
+            _ => continue,
+        }
+    }
+}
+
+// ---- a host that is busy elsewhere ---------------------------------------------------------------
+
+/// Spawns workers while eight threads hold the locks of the allocator and of the environment.
+fn storm() {
+    static OVER: AtomicBool = AtomicBool::new(false);
+    let threads: Vec<_> = (0..8)
+        .map(|n| thread::spawn(move || hammer(n, &OVER)))
+        .collect();
+    let pool = ProcessPool::builder()
+        .workers(2)
+        .max_jobs_per_worker(1)
+        .build()
+        .unwrap();
+    let futures: Vec<_> = (0..300).map(|n| pool.submit(|n: usize| n, n)).collect();
+    for (n, future) in futures.into_iter().enumerate() {
+        assert_eq!(future.result().unwrap(), n);
+    }
+    println!("{}", pool.stats().spawned);
+    OVER.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the lock of the environment is taken for writing by set_var alone"
+)]
+fn hammer(thread: usize, over: &AtomicBool) {
+    let key = format!("HAMMER_{thread}");
+    while !over.load(Ordering::Relaxed) {
+        hint::black_box(vec![thread; 1000]);
+        // SAFETY: this program reaches its environment through the standard library alone, which locks it.
+        unsafe { std::env::set_var(&key, "x") };
+        hint::black_box(std::env::var_os(&key));
+    }
+}
+
+// ---- a system that refuses -----------------------------------------------------------------------
+
+/// Waits until the file is there. For a job, which has no other word from a host without descriptors.
+fn wait_for(file: &Path) {
+    while !file.exists() {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn gate(file: String) -> u32 {
+    wait_for(Path::new(&file));
+    process::id()
+}
+
+fn meet((mine, other): (String, String)) -> u32 {
+    fs::write(&mine, "").unwrap();
+    gate(other)
+}
+
+fn no_descriptors(dir: &Path) {
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let pool = ProcessPool::builder().workers(2).build().unwrap();
+    let unused = ProcessPool::builder()
+        .workers(8)
+        .restart_limit(3, Duration::from_secs(10))
+        .build()
+        .unwrap();
+    let pid = pool.submit(|()| process::id(), ()).result().unwrap();
+
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let highest = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok())
+        .max()
+        .unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, highest + 1 + 2, hard).unwrap();
+
+    let first = pool.submit(gate, file("gate"));
+    let second = pool.submit(|()| process::id(), ());
+    // Time for some attempts at a second worker; less would only make the test weaker.
+    assert!(!second.wait_timeout(Duration::from_millis(100)));
+    fs::write(file("gate"), "").unwrap();
+    assert_eq!(
+        (first.result().unwrap(), second.result().unwrap()),
+        (pid, pid)
+    );
+    println!("goes on");
+
+    let futures: Vec<_> = (0..20).map(|n| unused.submit(|n: i32| n, n)).collect();
+    for future in futures {
+        match future.result() {
+            Err(error @ JobError::Broken(_)) => println!("{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(unused);
+    println!("ended");
+
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let one = pool.submit(meet, (file("a"), file("b")));
+    let other = pool.submit(meet, (file("b"), file("a")));
+    assert_ne!(one.result().unwrap(), other.result().unwrap());
+    println!("recovered");
+}
+
+fn no_processes() {
+    let pool = loop {
+        let settings = ProcessPool::builder()
+            .workers(1)
+            .restart_limit(100, Duration::from_secs(10));
+        match settings.build() {
+            Ok(pool) => break pool,
+            Err(error) => println!("no pool: {error}"),
+        }
+    };
+    println!("{:?}", pool.submit(|()| 42, ()).result());
+}
