@@ -132,6 +132,39 @@ fn a_pool_can_be_ended_in_a_callback() {
     });
 }
 
+/// Goal: a drain ends with the last job, however its result was read.
+/// Method: pools that are dropped while short jobs are coming back as fast as they can.
+#[test]
+fn a_drain_ends_with_the_last_job() {
+    test(|| {
+        let pools = 100;
+        for jobs in 1..=pools {
+            let pool = ProcessPool::builder().workers(1).build().unwrap();
+            let futures: Vec<_> = (0..jobs).map(|n| pool.submit(|n: u32| n, n)).collect();
+            drop(pool);
+            assert!(futures.iter().all(|future| future.is_done()));
+        }
+    });
+}
+
+/// Goal: a pool that breaks while it is being shut down ends as well.
+/// Method: the drain waits for jobs whose worker dies before it is ready, each time.
+#[test]
+fn a_drain_of_a_pool_that_breaks_ends() {
+    test(|| {
+        let pool = ProcessPool::builder()
+            .workers(1)
+            .stderr(procpool::Output::Capture)
+            .initializer(abort, ())
+            .build()
+            .unwrap();
+        let future = pool.submit(|n: u32| n, 1);
+        pool.shutdown(Shutdown::Drain);
+        let result = future.result();
+        assert!(matches!(result, Err(JobError::Broken(_))), "{result:?}");
+    });
+}
+
 fn spin_unless_asked(_: ()) {
     let context = context().unwrap();
     while !context.is_cancelled() {
