@@ -381,6 +381,10 @@ impl Supervisor {
                 other => dispatch.requests.push(other),
             }
         }
+        // Told wherever the last job can have ended: nothing else would wake the loop to look.
+        if self.course == Course::Ending && dispatch.is_drained() {
+            self.events.push(Event::Drained);
+        }
     }
 
     /// Waits for something to happen, and handles it.
@@ -533,9 +537,6 @@ impl Supervisor {
         }
         dispatch.pump();
         self.after_dispatch(&mut dispatch);
-        if self.course == Course::Ending && dispatch.is_drained() {
-            self.events.push(Event::Drained);
-        }
         drop(dispatch);
         self.inner.complete(completions);
     }
@@ -587,7 +588,11 @@ impl Supervisor {
                 dispatch.pump();
             }
             Action::Break(cause) => {
-                let completions = self.inner.dispatch().break_down(Error::start(cause));
+                let inner = Arc::clone(&self.inner);
+                let mut dispatch = inner.dispatch();
+                let completions = dispatch.break_down(Error::start(cause));
+                self.after_dispatch(&mut dispatch);
+                drop(dispatch);
                 self.inner.complete(completions);
                 self.inner.changed.notify_all();
                 self.inner.room.notify_all();
