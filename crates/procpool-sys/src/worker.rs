@@ -92,6 +92,38 @@ fn reset_signals() -> io::Result<()> {
         // SAFETY: either ignoring, which runs no code, or what was installed before.
         unsafe { sigaction(signal, wanted) }?;
     }
+    for signal in INTERNAL_SIGNALS {
+        reset_internal_signal(signal)?;
+    }
+    Ok(())
+}
+
+/// The C library's own signals, SIGCANCEL and SIGSETXID. Its `posix_spawn` has the child ignore them, and
+/// its `sigaction` refuses to speak of them.
+const INTERNAL_SIGNALS: [i32; 2] = [32, 33];
+
+/// What rt_sigaction(2) takes: handler, flags, restorer, mask, each a word wide.
+type KernelAction = [u64; 4];
+
+fn reset_internal_signal(signal: i32) -> io::Result<()> {
+    let mask_len = size_of::<u64>();
+    let mut action: KernelAction = [0; 4];
+    let (none, out) = (std::ptr::null::<KernelAction>(), &raw mut action);
+    // SAFETY: asks for the action only, and `action` is a valid place for one.
+    let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, none, out, mask_len) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if action[0] != libc::SIG_IGN as u64 {
+        return Ok(());
+    }
+    let default: KernelAction = [0; 4];
+    let (default, none) = (&raw const default, std::ptr::null_mut::<KernelAction>());
+    // SAFETY: the default action runs no code of ours, and `default` is a valid action: all zeroes.
+    let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default, none, mask_len) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(())
 }
 
