@@ -625,7 +625,11 @@ impl Supervisor {
             ours,
             settings.max_jobs_per_worker,
         );
-        channel.send_setup(&self.setup(slot), memory_fd.as_fd())?;
+        match channel.send_setup(&self.setup(slot), memory_fd.as_fd()) {
+            // It has ended already, and its exit status and last words tell more than this error.
+            Err(error) if is_hangup(&error) => {}
+            result => result?,
+        }
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         self.epoll
             .add(channel.fd(), Token::Channel(slot).event(flags))?;
@@ -840,6 +844,14 @@ impl Obituary<'_> {
             _ => EndedBy::Itself,
         }
     }
+}
+
+/// True if the other end of a channel is closed.
+fn is_hangup(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Whether a failed start is worth another try.
