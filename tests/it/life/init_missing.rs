@@ -16,7 +16,7 @@ fn a_forgotten_init_is_told_before_any_process_is_started() {
         let lines: Vec<&str> = left.output.lines().collect();
         assert!(lines[0].starts_with("true "), "{left:?}");
         assert!(lines[0].contains("procpool::init()") && lines[0].contains("first line of main"));
-        assert_eq!(lines[1], "children:");
+        assert_eq!(lines[1], "children: ");
     });
 }
 

@@ -10,8 +10,7 @@ use crate::support::{TempDir, test};
 #[test]
 fn a_host_that_ignores_sigchld_learns_of_deaths() {
     test(|| {
-        let script = "trap '' CHLD; exec \"$0\" rounds";
-        let left = Fixture::start(Command::new("sh").args(["-c", script, HOST])).end();
+        let left = Fixture::host(&["ignorant"]).end();
         assert!(left.status.success(), "{left:?}");
         assert_eq!(left.output, format!("{}Ok(42)\n", "Unknown\n".repeat(5)));
     });
@@ -66,7 +65,8 @@ fn a_host_without_descriptors_goes_on_with_what_it_has() {
 }
 
 /// Goal: a system that has no process to give at the moment is asked again.
-/// Method: strace refuses the first three processes or threads of each thread.
+/// Method: strace refuses the first three processes or threads of each thread of the host. It lets go of
+/// the workers once they have executed their program.
 #[test]
 fn a_refused_process_is_asked_for_again() {
     if !is_installed("strace") {
@@ -78,7 +78,15 @@ fn a_refused_process_is_asked_for_again() {
         let calls = "clone,clone3,vfork,fork";
         let mut strace = Command::new("strace");
         strace
-            .args(["-f", "-qq", "-o", log.to_str().unwrap(), "-e"])
+            .args([
+                "-f",
+                "-qq",
+                "-b",
+                "execve",
+                "-o",
+                log.to_str().unwrap(),
+                "-e",
+            ])
             .arg(format!("trace={calls}"))
             .arg("-e")
             .arg(format!("inject={calls}:error=EAGAIN:when=1..3"))
