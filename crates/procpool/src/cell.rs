@@ -208,8 +208,12 @@ impl JobCell {
         self.is_done() && self.state().ended.as_ref().is_some_and(Ended::is_failed)
     }
 
+    /// Notes the latest progress; what comes after the end goes nowhere.
     pub(crate) fn set_progress(&self, progress: Progress) {
-        self.state().progress = Some(Box::new(progress));
+        let mut state = self.state();
+        if !self.done.load(Ordering::Relaxed) {
+            state.progress = Some(Box::new(progress));
+        }
     }
 
     pub(crate) fn progress(&self) -> Option<Progress> {

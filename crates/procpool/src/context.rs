@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use procpool_wire::block::Ticket;
+use procpool_wire::block::{PROGRESS_TEXT_MAX, Ticket};
 
 use crate::cell::JobCell;
 use crate::job_id::JobId;
@@ -106,9 +106,10 @@ impl Context {
         match &self.source {
             Source::Worker(block, ticket) => block.set_progress(*ticket, fraction, message),
             Source::Thread(cell) => {
+                let kept = &message[..message.floor_char_boundary(PROGRESS_TEXT_MAX)];
                 cell.set_progress(Progress {
                     fraction,
-                    message: message.to_owned(),
+                    message: kept.to_owned(),
                 });
             }
         }
