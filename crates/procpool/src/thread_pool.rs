@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use procpool_sys::fork;
@@ -68,6 +68,8 @@ struct Inner {
     state: Mutex<State>,
     /// A job came, or the pool closed.
     work: Condvar,
+    /// A thread ended, or is ending the pool.
+    gone: Condvar,
     callbacks: CallbackThreads,
     timers: Timers,
 }
@@ -79,7 +81,12 @@ struct State {
     closed: bool,
     /// One for each thread; the index is the worker index.
     threads: Vec<JoinHandle<()>>,
+    ids: Vec<ThreadId>,
     running: Vec<Option<Arc<JobCell>>>,
+    /// Threads that serve.
+    live: usize,
+    /// Those of them whose job is shutting the pool down, and which nobody can wait for there.
+    leaving: usize,
 }
 
 struct Task {
@@ -126,6 +133,7 @@ impl ThreadPoolBuilder {
             name,
             state: Mutex::default(),
             work: Condvar::new(),
+            gone: Condvar::new(),
             callbacks: CallbackThreads::default(),
             timers: Timers::default(),
         };
@@ -300,12 +308,13 @@ impl Inner {
         let index = state.threads.len();
         let inner = Arc::clone(self);
         let name = format!("{}_{index}", self.name);
-        state.threads.push(
-            thread::Builder::new()
-                .name(name)
-                .spawn(move || inner.serve(index))?,
-        );
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || inner.serve(index))?;
+        state.ids.push(thread.thread().id());
+        state.threads.push(thread);
         state.running.push(None);
+        state.live += 1;
         Ok(())
     }
 
@@ -316,10 +325,13 @@ impl Inner {
                 task.cell.place.store(STARTED, Ordering::Relaxed);
                 state.running[index] = Some(Arc::clone(&task.cell));
                 drop(state);
-                self.run(task, index);
+                quietly(|| self.run(task, index));
+                let last = self.state().running[index].take();
+                quietly(|| drop(last));
                 state = self.state();
-                state.running[index] = None;
             } else if state.closed {
+                state.live -= 1;
+                self.gone.notify_all();
                 return;
             } else {
                 state.idle += 1;
@@ -385,21 +397,38 @@ impl Inner {
             Shutdown::Abort => state.running.iter().flatten().cloned().collect(),
             Shutdown::Drain | Shutdown::CancelPending => Vec::new(),
         };
-        let threads = mem::take(&mut state.threads);
+        let is_own = state.ids.contains(&thread::current().id());
+        if is_own {
+            state.leaving += 1;
+            self.gone.notify_all();
+        }
         drop(state);
         self.work.notify_all();
         for task in cancelled {
             self.end(&task.cell, false);
+            quietly(|| drop(task));
         }
         for cell in running {
             self.end(&cell, true);
         }
-        let here = thread::current().id();
+        // Not by joining: each of several shutdowns at the same time waits for all threads.
+        let mut state = self.state();
+        while state.live > state.leaving {
+            state = self
+                .gone
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let threads = if is_own {
+            state.leaving -= 1;
+            Vec::new()
+        } else {
+            mem::take(&mut state.threads)
+        };
+        drop(state);
         for thread in threads {
-            if thread.thread().id() != here {
-                // Jobs' panics are caught, so a thread ends well.
-                let _ = thread.join();
-            }
+            // Jobs' panics are caught, so a thread ends well.
+            let _ = thread.join();
         }
         self.timers.close();
         self.callbacks.close();
@@ -421,6 +450,13 @@ impl Inner {
             STARTED => None,
             sequence => state.queue.remove(cell.priority, sequence),
         }
+    }
+}
+
+/// Runs what may run a Drop of the user's: a panic in it costs neither the thread nor another job.
+fn quietly(action: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(action)) {
+        mem::forget(payload);
     }
 }
 
