@@ -148,6 +148,22 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
         self
     }
 
+    fn is_over(&self) -> bool {
+        let deadline = self.limit.and_then(|(_, deadline)| deadline);
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn time_out(&mut self, label: Label) -> JobError {
+        self.stage = Stage::TimedOut;
+        self.cancel_rest();
+        JobError::TimedOut(Timeout {
+            limit: Limit::Map,
+            after: self.limit.map_or(Duration::ZERO, |(timeout, _)| timeout),
+            ended_by: EndedBy::NotStarted,
+            label,
+        })
+    }
+
     fn chunk_wanted(&self) -> usize {
         let chunk = match self.chunk_size {
             _ if !self.backend.takes_chunks() => 1,
@@ -159,6 +175,10 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
 
     /// Submits chunks for as long as the buffer has room.
     fn fill(&mut self) {
+        // Past its time nothing more is pulled: if results were always there an endless map would not end.
+        if self.next_chunk > 0 && self.is_over() {
+            return;
+        }
         while self.stage == Stage::Pulling {
             let chunk = self.chunk_wanted();
             let ahead = BUFFER_CHUNKS_PER_WORKER
@@ -290,21 +310,17 @@ impl<A: Data, R: Data, I: Iterator<Item = A>> Iterator for Map<'_, A, R, I> {
                 self.outstanding -= 1;
                 return Some(outcome);
             }
-            let label = self.in_flight.first_key_value()?.1.cell.label();
+            let Some((_, first)) = self.in_flight.first_key_value() else {
+                // Unless the time is over, the input has ended; else that is to be found out.
+                let was_more = self.stage == Stage::Pulling && self.items.next().is_some();
+                self.stage = Stage::Draining;
+                let label = self.ready.label.clone().filter(|_| was_more)?;
+                return Some(Err(self.time_out(label)));
+            };
+            let label = first.cell.label();
             match self.wait_for_chunk() {
                 Some(chunk) => self.open(chunk),
-                None => {
-                    self.stage = Stage::TimedOut;
-                    self.cancel_rest();
-                    let after = self.limit.map_or(Duration::ZERO, |(timeout, _)| timeout);
-                    let ended_by = EndedBy::NotStarted;
-                    return Some(Err(JobError::TimedOut(Timeout {
-                        limit: Limit::Map,
-                        after,
-                        ended_by,
-                        label,
-                    })));
-                }
+                None => return Some(Err(self.time_out(label))),
             }
         }
     }
