@@ -24,6 +24,7 @@ use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
 use procpool_wire::handshake::{Form, Setup, StartFault, Target};
 
+use crate::init;
 use channel::WorkerChannel;
 pub(crate) use fault::{panic_of, recorded_error};
 pub(crate) use runtime::{Initializing, run_function, run_initializer, run_json};
@@ -76,7 +77,7 @@ pub(crate) fn serve() -> ! {
 
 /// What a worker needs beyond its channel.
 struct Start {
-    image: Image,
+    image: &'static Image,
     same_build: Option<SameBuild>,
     memory: Mapping,
 }
@@ -86,8 +87,11 @@ fn prepare(setup: &Setup, memory: Option<std::os::fd::OwnedFd>) -> Result<Start,
     worker::die_with(setup.host)
         .map_err(|error| other("cannot follow the host in death", error))?;
     worker::set_thread_name(&format!("procpool-w{}", setup.slot));
-    let image =
-        Image::open().map_err(|error| other("cannot open the program's own image", error))?;
+    let image = init::open_image().map_err(|error| {
+        let cause =
+            std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
+        StartFault::Other(format!("{error}{cause}"))
+    })?;
     let same_build = match &setup.build_id {
         Some(build_id) => Some(image.same_build(build_id).ok_or(StartFault::OtherBuild)?),
         None => None,
@@ -135,12 +139,12 @@ fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
     // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
     let _ = stack::report_overflow();
     if let Some((target, argument)) = &setup.initializer
-        && let Err(message) = initialize(&start.image, start.same_build, target, argument)
+        && let Err(message) = initialize(start.image, start.same_build, target, argument)
     {
         fail(&mut channel, &StartFault::Initializer(message));
     }
     channel.send(FrameKind::Ready, &[]);
-    runtime::serve(&start.image, start.same_build, &setup, &block, channel)
+    runtime::serve(start.image, start.same_build, &setup, &block, channel)
 }
 
 fn initialize(
