@@ -550,6 +550,36 @@ impl PoolChannel {
             .collect()
     }
 
+    /// The jobs behind the worker's first, which counts as started: it is, or will be in microseconds.
+    fn behind(&self) -> impl Iterator<Item = &Sent> {
+        let in_order = self.order.iter().filter_map(|ticket| {
+            let sent = self.sent[ticket.index as usize].as_ref()?;
+            (sent.ticket == *ticket).then_some(sent)
+        });
+        in_order
+            .skip(1)
+            .filter(|sent| self.claim(sent.ticket) == Some(Claim::Sent))
+    }
+
+    /// The highest priority among the jobs that wait behind another one.
+    pub(crate) fn highest_behind(&self) -> Option<i32> {
+        self.behind().map(|sent| sent.entry.cell.priority).max()
+    }
+
+    /// Takes back the jobs of higher priority that wait behind another one.
+    pub(crate) fn revoke_above(&mut self, priority: i32) -> Vec<Entry> {
+        let higher = |sent: &&Sent| sent.entry.cell.priority > priority;
+        let tickets: Vec<Ticket> = self
+            .behind()
+            .filter(higher)
+            .map(|sent| sent.ticket)
+            .collect();
+        tickets
+            .into_iter()
+            .filter_map(|ticket| self.revoke(ticket))
+            .collect()
+    }
+
     /// The ticket at this index, if it is this job's.
     pub(crate) fn ticket_of(&self, index: u32, cell: &Arc<JobCell>) -> Option<Ticket> {
         let sent = self.sent.get(index as usize)?.as_ref()?;

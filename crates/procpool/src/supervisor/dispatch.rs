@@ -72,6 +72,8 @@ pub(crate) struct Dispatch {
     sent: usize,
     /// The lowest priority that a job at a worker may have.
     lowest_sent: i32,
+    /// No job that waits at a worker behind another has a higher priority.
+    highest_sent: i32,
     /// Where the last job went when no worker was idle.
     cursor: usize,
     /// When the supervisor must look for jobs whose time is over; `u64::MAX` if no job has a limit.
@@ -136,6 +138,7 @@ impl Dispatch {
             serving: 0,
             sent: 0,
             lowest_sent: i32::MAX,
+            highest_sent: i32::MIN,
             cursor: 0,
             look_at: u64::MAX,
             writing: false,
@@ -165,7 +168,9 @@ impl Dispatch {
         if entry.cell.priority > self.lowest_sent {
             self.make_way(entry.cell.priority);
         }
-        let entry = if self.queue.is_empty() {
+        let may_send = self.queue.is_empty() && self.may_send(entry.cell.priority);
+        // The question can bring jobs back that go before this one.
+        let entry = if may_send && self.queue.is_empty() {
             self.try_send(entry)
         } else {
             Some(entry)
@@ -217,6 +222,32 @@ impl Dispatch {
             let revoked = channel.revoke_below(priority);
             self.take_back(slot, revoked);
         }
+    }
+
+    /// Whether a job of this priority may go to a worker. Not while one of higher priority waits at a worker
+    /// behind another: the worker that this one goes to could be done with its others first, and start it
+    /// before. If a worker is idle, those that wait are taken back, to be sent there instead.
+    fn may_send(&mut self, priority: i32) -> bool {
+        if priority >= self.highest_sent {
+            return true;
+        }
+        let channels = self.channels.iter().flatten();
+        let highest = channels.filter_map(PoolChannel::highest_behind).max();
+        self.highest_sent = highest.unwrap_or(i32::MIN);
+        if priority >= self.highest_sent {
+            return true;
+        }
+        if self.idle.is_empty() {
+            return false;
+        }
+        for slot in 0..self.channels.len() {
+            if let Some(channel) = &mut self.channels[slot] {
+                let revoked = channel.revoke_above(priority);
+                self.take_back(slot, revoked);
+            }
+        }
+        self.highest_sent = priority;
+        true
     }
 
     fn take_back(&mut self, slot: usize, revoked: Vec<Entry>) {
@@ -275,12 +306,14 @@ impl Dispatch {
         Place::Sent(slot, ticket.index).note(&cell);
         if self.sent == 0 {
             self.lowest_sent = i32::MAX;
+            self.highest_sent = i32::MIN;
         }
         self.sent += 1;
         if let Some(timeout) = timeout {
             self.look_no_later_than(timeout);
         }
         self.lowest_sent = self.lowest_sent.min(priority);
+        self.highest_sent = self.highest_sent.max(priority);
         self.idle.remove(slot);
         Ok(())
     }
@@ -345,6 +378,13 @@ impl Dispatch {
     /// Sends up to `count` jobs from the queue. False if the worker could not take one.
     fn send_next(&mut self, slot: usize, count: usize) -> bool {
         for _ in 0..count {
+            let Some(priority) = self.queue.first_priority() else {
+                break;
+            };
+            if !self.may_send(priority) {
+                self.wake(slot);
+                return false;
+            }
             let Some(entry) = self.queue.pop() else { break };
             if let Err(entry) = self.send(slot, entry) {
                 self.enqueue(entry);

@@ -53,6 +53,20 @@ impl<T> Queue<T> {
         self.len += 1;
     }
 
+    /// The priority of the first item.
+    pub(crate) fn first_priority(&mut self) -> Option<i32> {
+        while let Some(mut lane) = self.lanes.first_entry() {
+            while let Some((_, item)) = lane.get().front() {
+                if item.is_some() {
+                    return Some(lane.key().0);
+                }
+                lane.get_mut().pop_front();
+            }
+            lane.remove();
+        }
+        None
+    }
+
     /// Takes the first item.
     pub(crate) fn pop(&mut self) -> Option<T> {
         while let Some(mut lane) = self.lanes.first_entry() {
