@@ -14,6 +14,7 @@ mod support;
 
 mod benchmark;
 mod cli;
+mod conformance;
 mod contract;
 mod crash;
 mod examples;
