@@ -293,8 +293,12 @@ impl Supervisor {
             if any {
                 quiet_since = now;
             } else if now.saturating_sub(quiet_since) >= self.spin_ns {
-                self.cool_down();
-                return;
+                if !self.cool_down() {
+                    return;
+                }
+                // Some had been published in the meantime, and more than one harvest takes may be left:
+                // to sleep now would be to leave them unread, since they have rung no bell.
+                quiet_since = now;
             } else {
                 hint::spin_loop();
             }
@@ -305,8 +309,8 @@ impl Supervisor {
         }
     }
 
-    /// Asks the workers for a bell with their next results, and looks once more.
-    fn cool_down(&mut self) {
+    /// Asks the workers for a bell with their next results, and looks once more. True if there were some.
+    fn cool_down(&mut self) -> bool {
         let hot = std::mem::take(&mut self.hot);
         {
             let dispatch = self.inner.dispatch();
@@ -317,9 +321,11 @@ impl Supervisor {
             }
         }
         // Results published before the request was seen have rung no bell.
-        if self.harvest(&hot) {
+        let any = self.harvest(&hot);
+        if any {
             self.hot = hot;
         }
+        any
     }
 
     fn harvest(&mut self, slots: &[usize]) -> bool {
