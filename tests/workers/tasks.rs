@@ -50,12 +50,9 @@ fn unspeakable(n: u64) -> HashMap<Vec<u64>, u64> {
     (0..n).map(|n| (vec![n], n)).collect()
 }
 
-/// Waits until the test lets it go on; with no meeting, not at all.
+/// Waits until the test lets it go on.
 #[procpool::task]
 fn wait_at(meeting: String) -> String {
-    if meeting.is_empty() {
-        return meeting;
-    }
     let mut stream = UnixStream::connect(&meeting).expect("the test waits at its meeting");
     std::io::Write::write_all(&mut stream, b"here\n").expect("the test listens");
     let _ = stream.read(&mut [0]);
