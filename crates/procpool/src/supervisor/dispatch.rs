@@ -833,3 +833,6 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// More jobs than this are never at one worker; a place in a cell has room for the number.
 const _: () = assert!(TICKETS_MAX < 1 << PLACE_SLOT);
+
+#[cfg(test)]
+mod tests;
