@@ -59,6 +59,12 @@ fn wait_at(meeting: String) -> String {
     meeting
 }
 
+/// Prints.
+#[procpool::task]
+fn chatter(_: u64) {
+    println!("said aloud");
+}
+
 #[procpool::task]
 fn length(text: String) -> usize {
     text.len()

@@ -22,9 +22,16 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-/// Writes `bytes` with one descriptor beside them; answers how many bytes were taken.
-pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let fds = [fd.as_raw_fd()];
+/// The most descriptors that travel with one message.
+const FDS_MAX: usize = 2;
+
+/// Writes `bytes` with up to two descriptors beside them; answers how many bytes were taken.
+pub fn send_with_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let fds: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&fds)];
     let sent = sendmsg::<()>(
         socket.as_raw_fd(),
@@ -36,12 +43,12 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) ->
     Ok(sent)
 }
 
-/// Reads into `buffer`, with a descriptor if one came beside the bytes.
-pub fn receive_with_fd(
+/// Reads into `buffer`, with the descriptors that came beside the bytes.
+pub fn receive_with_fds(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = cmsg_space!([i32; 1]);
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = cmsg_space!([i32; FDS_MAX]);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(
         socket.as_raw_fd(),
@@ -49,12 +56,12 @@ pub fn receive_with_fd(
         Some(&mut space),
         MsgFlags::MSG_CMSG_CLOEXEC,
     )?;
-    let mut received = None;
+    let mut received = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             for fd in fds {
                 // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows it.
-                received = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+                received.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
     }
@@ -83,13 +90,13 @@ mod tests {
         let mut file = std::fs::File::from(crate::mapping::create(1).unwrap().1);
         file.write_all(b"12345678").unwrap();
         assert_eq!(
-            send_with_fd(ours.as_fd(), b"take it", file.as_fd()).unwrap(),
+            send_with_fds(ours.as_fd(), b"take it", &[file.as_fd()]).unwrap(),
             7
         );
         let mut buffer = [0; 16];
-        let (len, fd) = receive_with_fd(theirs.as_fd(), &mut buffer).unwrap();
+        let (len, mut fds) = receive_with_fds(theirs.as_fd(), &mut buffer).unwrap();
         assert_eq!(&buffer[..len], b"take it");
-        let mut copy = std::fs::File::from(fd.unwrap());
+        let mut copy = std::fs::File::from(fds.remove(0));
         copy.rewind().unwrap();
         let mut text = String::new();
         copy.read_to_string(&mut text).unwrap();

@@ -76,7 +76,13 @@ pub fn spawn(
 ) -> io::Result<Process> {
     let mut command = match program {
         Program::SameImage(image) => Command::new(image.path()),
-        Program::Other(path) => Command::new(path),
+        Program::Other(path) => {
+            let mut command = Command::new(path);
+            // It may be no worker program at all, and print what nobody asked for. One that is gets the
+            // host's standard output with its setup.
+            command.stdout(Stdio::null());
+            command
+        }
     };
     command
         .arg0(name)

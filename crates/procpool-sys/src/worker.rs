@@ -13,7 +13,7 @@ use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask,
 };
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, dup2_stdin, getpgrp, getpid, getppid, setpgid};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgrp, getpid, getppid, setpgid};
 
 use crate::spawn::{WORKER_VARIABLE, pidfd_open};
 
@@ -53,6 +53,11 @@ pub fn enter() -> io::Result<OwnedFd> {
     setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
     raise_oom_score();
     Ok(control)
+}
+
+/// Gives this process a standard output.
+pub fn set_stdout(fd: impl AsFd) -> io::Result<()> {
+    Ok(dup2_stdout(fd)?)
 }
 
 /// Closes what the host passed on without meaning to: each of its descriptors that is not close-on-exec.

@@ -194,6 +194,22 @@ fn a_line_may_be_long() {
     });
 }
 
+/// Goal: a program that is no worker program cannot pass what it prints for results, and one that is has the
+/// caller's standard output for its jobs.
+#[test]
+fn only_a_worker_program_writes_to_standard_output() {
+    test(|| {
+        // It prints the name that it was started by, and its arguments.
+        let ran = procpool(&["call", "--worker", "/bin/ls", "a::b"], b"1\n");
+        assert_eq!(ran.out(), "");
+        let ran = procpool(
+            &["call", "--worker", TASKS, "worker_tasks::chatter"],
+            b"1\n",
+        );
+        assert_eq!(ran.out(), "said aloud\nnull\n");
+    });
+}
+
 /// Goal: a program that is no worker program is named, with what is wrong, and every line that was read is
 /// accounted for.
 #[test]
@@ -241,7 +257,7 @@ fn tasks_are_listed() {
         assert_eq!(ran.code, 0, "{ran:#?}");
         let parse = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
         let tasks: Vec<_> = ran.out().lines().map(parse).collect();
-        assert_eq!(tasks.len(), 8);
+        assert_eq!(tasks.len(), 9);
         let double = tasks
             .iter()
             .find(|task| task["name"] == "worker_tasks::double")

@@ -360,10 +360,7 @@ fn a_map_keeps_no_result_that_was_taken<P: Pool>() {
 fn a_panic_in_the_input_reaches_the_caller<P: Pool>() {
     let pool = P::of(2);
     for chunk in [1, 4] {
-        let items = (0..100).map(|n| {
-            assert!(n != 10, "the input broke");
-            n
-        });
+        let items = (0..100).inspect(|n| assert!(*n != 10, "the input broke"));
         let mut map = pool.map(double, items).chunk_size(chunk).buffer(4);
         let mut values = Vec::new();
         let payload = loop {

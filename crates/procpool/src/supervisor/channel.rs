@@ -252,10 +252,11 @@ impl PoolChannel {
         self.flush();
     }
 
-    /// Sends the first frame, with the descriptor of the shared memory beside it.
-    pub(crate) fn send_setup(&mut self, body: &[u8], memory: BorrowedFd<'_>) -> io::Result<()> {
+    /// Sends the first frame, with the descriptor of the shared memory beside it, and of the standard
+    /// output that the worker shall have if it was started without.
+    pub(crate) fn send_setup(&mut self, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = frame::frame(FrameKind::Setup, body);
-        let sent = channel::send_with_fd(self.stream.as_fd(), &bytes, memory)?;
+        let sent = channel::send_with_fds(self.stream.as_fd(), &bytes, fds)?;
         self.outgoing.push_back(Outgoing::Frame(bytes, sent));
         self.flush();
         Ok(())

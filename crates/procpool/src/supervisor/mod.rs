@@ -631,7 +631,15 @@ impl Supervisor {
             ours,
             settings.max_jobs_per_worker,
         );
-        match channel.send_setup(&self.setup(slot), memory_fd.as_fd()) {
+        let stdout = io::stdout();
+        let fds = [memory_fd.as_fd(), stdout.as_fd()];
+        // The same program has the host's standard output already.
+        let fds = if settings.worker_program.is_some() {
+            &fds[..]
+        } else {
+            &fds[..1]
+        };
+        match channel.send_setup(&self.setup(slot), fds) {
             // It has ended already, and its exit status and last words tell more than this error.
             Err(error) if is_hangup(&error) => {}
             result => result?,

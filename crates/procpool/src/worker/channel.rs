@@ -42,12 +42,13 @@ impl WorkerChannel {
         })
     }
 
-    /// Waits for the first frame, which has the shared memory's descriptor beside it.
-    pub(super) fn receive_setup(&mut self) -> io::Result<(Setup, Option<OwnedFd>)> {
-        let mut memory = None;
+    /// Waits for the first frame, which has descriptors beside it: the shared memory, and a standard output
+    /// if this process was started without one.
+    pub(super) fn receive_setup(&mut self) -> io::Result<(Setup, Vec<OwnedFd>)> {
+        let mut received = Vec::new();
         loop {
-            let (len, fd) = channel::receive_with_fd(self.stream.as_fd(), &mut self.buffer)?;
-            memory = memory.or(fd);
+            let (len, fds) = channel::receive_with_fds(self.stream.as_fd(), &mut self.buffer)?;
+            received.extend(fds);
             if len == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -62,7 +63,7 @@ impl WorkerChannel {
                 }
                 let setup = codec::decode(&frame.body)
                     .map_err(|fault| io::Error::other(fault.to_string()))?;
-                return Ok((setup, memory));
+                return Ok((setup, received));
             }
         }
     }

@@ -12,6 +12,7 @@ mod runtime;
 
 use std::env;
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -65,11 +66,11 @@ pub(crate) fn serve() -> ! {
         Ok(channel) => channel,
         Err(error) => give_up(&format!("cannot become a worker: {error}")),
     };
-    let (setup, memory) = match channel.receive_setup() {
+    let (setup, fds) = match channel.receive_setup() {
         Ok(received) => received,
         Err(error) => give_up(&format!("no setup from the pool: {error}")),
     };
-    match prepare(&setup, memory) {
+    match prepare(&setup, fds) {
         Ok(start) => run(start, setup, channel),
         Err(fault) => fail(&mut channel, &fault),
     }
@@ -82,7 +83,7 @@ struct Start {
     memory: Mapping,
 }
 
-fn prepare(setup: &Setup, memory: Option<std::os::fd::OwnedFd>) -> Result<Start, StartFault> {
+fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     let other = |what: &str, error: std::io::Error| StartFault::Other(format!("{what}: {error}"));
     worker::die_with(setup.host)
         .map_err(|error| other("cannot follow the host in death", error))?;
@@ -96,9 +97,16 @@ fn prepare(setup: &Setup, memory: Option<std::os::fd::OwnedFd>) -> Result<Start,
         Some(build_id) => Some(image.same_build(build_id).ok_or(StartFault::OtherBuild)?),
         None => None,
     };
-    let fd = memory.ok_or_else(|| StartFault::Other("the shared memory did not arrive".into()))?;
-    let memory = mapping::attach(std::os::fd::AsFd::as_fd(&fd), BLOCK_WORDS)
+    let mut fds = fds.into_iter();
+    let fd = fds
+        .next()
+        .ok_or_else(|| StartFault::Other("the shared memory did not arrive".into()))?;
+    let memory = mapping::attach(fd.as_fd(), BLOCK_WORDS)
         .map_err(|error| other("cannot map the shared memory", error))?;
+    if let Some(stdout) = fds.next() {
+        worker::set_stdout(stdout)
+            .map_err(|error| other("cannot take over the host's standard output", error))?;
+    }
     if let Some(dir) = &setup.current_dir {
         let dir = OsStr::from_bytes(dir);
         env::set_current_dir(dir).map_err(|error| {
