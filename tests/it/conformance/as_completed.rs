@@ -18,8 +18,10 @@ fn each_comes_exactly_once<P: Pool>() {
     let pool = P::of(2);
     let meeting = Meeting::new();
     let (_held, guest) = hold(&pool, &meeting);
+    let (_other, other_guest) = hold(&pool, &meeting);
     let cancelled = pool.submit(double, 100);
-    cancelled.cancel();
+    assert!(cancelled.cancel());
+    other_guest.go();
     let mut futures = vec![cancelled];
     futures.extend((0..50).map(|n| pool.submit(if n % 5 == 0 { fail } else { double }, n)));
     let ids: BTreeSet<_> = futures.iter().map(|future| future.id()).collect();

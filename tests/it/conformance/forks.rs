@@ -42,9 +42,7 @@ fn handles_are_inert_in_a_forked_child<P: Pool>() {
     let waiting = pool.submit(double, 4);
     let ended = pool.submit(double, 5);
     assert!(ended.cancel());
-    let (pool, held, waiting) = (Box::new(pool), Box::new(held), Box::new(waiting));
     let child = in_child(|| {
-        // SAFETY-free copies: the child has its own memory, so it may use up what the host uses later.
         let refused = matches!(pool.submit(double, 1).result(), Err(JobError::Closed));
         let mapped = pool
             .map(double, 0..3)
