@@ -38,7 +38,7 @@ const BUFFER_CHUNKS_PER_WORKER: usize = 4;
 /// may be infinite. Results come in input order, unless [`unordered`](Map::unordered). An error of one
 /// element does not end the iteration. Several elements travel to a worker together (a chunk), but each
 /// has an outcome of its own: one that kills its worker costs itself alone. A panic in the input reaches
-/// the caller of `next`.
+/// the caller of `next`, and ends the input.
 ///
 /// Dropping it cancels what has not started.
 #[must_use = "a map does nothing until it is iterated"]
@@ -192,9 +192,13 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
             let mut refused = VecDeque::new();
             let mut count = 0;
             let mut single = None;
+            // Until it is known better. If the input panics, elements of this chunk are lost with it: what
+            // came after them would stand in their places.
+            self.stage = Stage::Draining;
+            let mut input_ended = false;
             while count < chunk && arguments.len() < CHUNK_BYTES_MAX {
                 let Some(item) = self.items.next() else {
-                    self.stage = Stage::Draining;
+                    input_ended = true;
                     break;
                 };
                 count += 1;
@@ -205,6 +209,9 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
                 {
                     refused.push_back((count - 1, error));
                 }
+            }
+            if !input_ended {
+                self.stage = Stage::Pulling;
             }
             if count > 0 {
                 self.submit(single, arguments, count, refused);
