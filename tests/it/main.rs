@@ -21,4 +21,5 @@ mod examples;
 mod held_up;
 mod life;
 mod pool;
+mod reentrant;
 mod tasks;

@@ -1,6 +1,6 @@
 //! [`ProcessPool`]: the handle.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,7 +44,7 @@ struct PoolCore(Arc<Inner>);
 
 thread_local! {
     /// Where arguments are encoded: one buffer a thread instead of one a job.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A scratch buffer larger than this is given back: one huge argument shall not stay.
@@ -293,6 +293,18 @@ impl PoolCore {
         }
     }
 
+    /// What to send: what is called, how many arguments, and those.
+    fn encode(
+        &self,
+        call: &mut dyn Call,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(WireTarget, u32, Payload), JobError> {
+        scratch.clear();
+        let target = self.target(call)?;
+        let count = call.encode(self.0.settings.payload_limit, scratch)?;
+        Ok((target, count, Payload::new(scratch)))
+    }
+
     /// Waits for room in the queue, or refuses.
     fn admit(&self, when_full: WhenFull) -> Result<MutexGuard<'_, Dispatch>, Rejection> {
         let limit = self.0.settings.queue_limit;
@@ -337,16 +349,12 @@ impl Backend for PoolCore {
         }
         let settings = &self.0.settings;
         let cell = promise.0;
-        let encoded = SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            let target = self.target(call)?;
-            let count = call.encode(settings.payload_limit, scratch)?;
-            let payload = Payload::new(scratch);
-            if scratch.capacity() > SCRATCH_MAX {
-                *scratch = Vec::new();
-            }
-            Ok((target, count, payload))
-        });
+        // Taken, not borrowed: a `Serialize` may itself submit.
+        let mut scratch = SCRATCH.take();
+        let encoded = self.encode(call, &mut scratch);
+        if scratch.capacity() <= SCRATCH_MAX {
+            SCRATCH.set(scratch);
+        }
         let result = match encoded {
             Ok((_, 0, _)) => Ok(Value::Parts(Vec::new())),
             Err(error) => Err(error),
