@@ -7,8 +7,5 @@ use procpool::ProcessPool;
 fn the_error_names_the_line_to_add() {
     let error = ProcessPool::new().unwrap_err();
     assert!(error.is_init_missing());
-    assert!(
-        error.to_string().contains("procpool::testing!();"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("procpool::testing!();"), "{error}");
 }

@@ -75,11 +75,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
             match decoder.feed(&mut piece) {
                 Ok(frame) => frames.extend(frame),
                 Err(fault) => {
-                    return Decoded {
-                        frames,
-                        fault: Some(fault),
-                        unfinished: None,
-                    };
+                    return Decoded { frames, fault: Some(fault), unfinished: None };
                 }
             }
             assert!(piece.len() < before, "the decoder does not get on");
@@ -115,11 +111,8 @@ fuzz_target!(|input: Input| {
     assert_eq!(decode(stream.chunks(1)), whole);
 
     // Nothing is made up: the frames, written again, are the stream they came from.
-    let written: Vec<u8> = whole
-        .frames
-        .iter()
-        .flat_map(|frame| frame::frame(frame.kind, &frame.body))
-        .collect();
+    let written: Vec<u8> =
+        whole.frames.iter().flat_map(|frame| frame::frame(frame.kind, &frame.body)).collect();
     assert!(stream.starts_with(&written));
     if let Some((_, Some((_, held)))) = whole.unfinished {
         assert!(written.len() + frame::HEADER_LEN + held <= stream.len());

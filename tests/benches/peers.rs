@@ -59,23 +59,11 @@ struct Effort {
     starts: usize,
 }
 
-const FULL: Effort = Effort {
-    rounds: 5,
-    batch: 10_000,
-    seconds: 0.5,
-    trips: 2_000,
-    items: 1_000_000,
-    starts: 10,
-};
+const FULL: Effort =
+    Effort { rounds: 5, batch: 10_000, seconds: 0.5, trips: 2_000, items: 1_000_000, starts: 10 };
 
-const QUICK: Effort = Effort {
-    rounds: 2,
-    batch: 100,
-    seconds: 0.01,
-    trips: 20,
-    items: 10_000,
-    starts: 1,
-};
+const QUICK: Effort =
+    Effort { rounds: 2, batch: 100, seconds: 0.01, trips: 20, items: 10_000, starts: 1 };
 
 /// One line of the tables.
 struct Contestant {
@@ -123,9 +111,7 @@ pub(crate) fn main() {
 }
 
 fn number(argument: Option<String>) -> usize {
-    argument
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| usage())
+    argument.and_then(|text| text.parse().ok()).unwrap_or_else(|| usage())
 }
 
 fn usage() -> ! {
@@ -136,11 +122,7 @@ fn usage() -> ! {
 fn contestants() -> Vec<Contestant> {
     let mut contestants = Vec::new();
     let mut add = |name, round: Box<dyn Fn(&Effort) -> Numbers>| {
-        contestants.push(Contestant {
-            name,
-            round,
-            rounds: Vec::new(),
-        });
+        contestants.push(Contestant { name, round, rounds: Vec::new() });
     };
     // The first is the one that the others are compared with.
     add("procpool", Box::new(round::<procpool::ProcessPool>));
@@ -148,28 +130,18 @@ fn contestants() -> Vec<Contestant> {
     add("threadpool, one channel", Box::new(round::<SharedChannel>));
     add("procspawn", Box::new(round::<procspawn::Pool>));
     if python_is_there() {
-        add(
-            "ProcessPoolExecutor",
-            Box::new(|effort| python("executor", effort)),
-        );
-        add(
-            "multiprocessing.Pool",
-            Box::new(|effort| python("pool", effort)),
-        );
+        add("ProcessPoolExecutor", Box::new(|effort| python("executor", effort)));
+        add("multiprocessing.Pool", Box::new(|effort| python("pool", effort)));
     } else {
         eprintln!("no python3 here: its pools are left out");
     }
     match two_cpus() {
-        Some(cpus) => add(
-            "socket ping-pong, two CPUs",
-            Box::new(move |effort| ping(effort, Some(cpus))),
-        ),
+        Some(cpus) => {
+            add("socket ping-pong, two CPUs", Box::new(move |effort| ping(effort, Some(cpus))))
+        }
         None => eprintln!("one CPU only: the ping-pong across two is left out"),
     }
-    add(
-        "socket ping-pong, unpinned",
-        Box::new(|effort| ping(effort, None)),
-    );
+    add("socket ping-pong, unpinned", Box::new(|effort| ping(effort, None)));
     contestants
 }
 
@@ -348,11 +320,7 @@ impl Pool for SharedChannel {
 
     fn start() -> Self {
         let (sender, receiver) = mpsc::channel();
-        SharedChannel {
-            threads: threadpool::ThreadPool::new(WORKERS),
-            sender,
-            receiver,
-        }
+        SharedChannel { threads: threadpool::ThreadPool::new(WORKERS), sender, receiver }
     }
 
     fn submit(&self, n: u64) {
@@ -427,10 +395,7 @@ fn ping_from_here(trips: usize, cpus: Option<(usize, usize)>) -> Vec<f64> {
         command.arg(theirs.to_string());
         pin(ours);
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "not a worker: the bare thing to compare with"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "not a worker: the bare thing to compare with")]
     let mut child = command.spawn().expect("this program can be started");
     drop(command);
     let mut trip = |_| {
@@ -470,17 +435,10 @@ fn quantile(mut values: Vec<f64>, quantile: f64) -> f64 {
 
 /// Median, lowest and highest of a contestant's rounds; `None` if it has no such measure.
 fn summary(contestant: &Contestant, key: &str) -> Option<(f64, f64, f64)> {
-    let values: Option<Vec<f64>> = contestant
-        .rounds
-        .iter()
-        .map(|numbers| numbers.get(key).copied())
-        .collect();
+    let values: Option<Vec<f64>> =
+        contestant.rounds.iter().map(|numbers| numbers.get(key).copied()).collect();
     let values = values?;
-    Some((
-        quantile(values.clone(), 0.5),
-        quantile(values.clone(), 0.0),
-        quantile(values, 1.0),
-    ))
+    Some((quantile(values.clone(), 0.5), quantile(values.clone(), 0.0), quantile(values, 1.0)))
 }
 
 /// How many times as good procpool is: more per second, or less time.
@@ -513,15 +471,9 @@ fn human(unit: Unit, value: f64) -> String {
 
 fn print_setting(effort: &Effort) {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let build = if cfg!(debug_assertions) {
-        "; a debug build, whose numbers mean nothing"
-    } else {
-        ""
-    };
-    println!(
-        "{WORKERS} workers, {cpus} CPUs, median of {} rounds{build}\n",
-        effort.rounds
-    );
+    let build =
+        if cfg!(debug_assertions) { "; a debug build, whose numbers mean nothing" } else { "" };
+    println!("{WORKERS} workers, {cpus} CPUs, median of {} rounds{build}\n", effort.rounds);
 }
 
 fn print_text(contestants: &[Contestant]) {
@@ -540,10 +492,7 @@ fn print_text(contestants: &[Contestant]) {
                 _ => String::new(),
             };
             let median = human(unit, median);
-            let line = format!(
-                "  {:<28}{median:>10}  {spread:<24}{advantage}",
-                contestant.name
-            );
+            let line = format!("  {:<28}{median:>10}  {spread:<24}{advantage}", contestant.name);
             println!("{}", line.trim_end());
         }
         println!();
@@ -562,11 +511,7 @@ fn print_markdown(contestants: &[Contestant]) {
             };
             match summary(&contestants[0], key) {
                 Some((ours, ..)) if contestant.name != contestants[0].name => {
-                    format!(
-                        "{} ({})",
-                        human(unit, median),
-                        advantage(unit, ours, median)
-                    )
+                    format!("{} ({})", human(unit, median), advantage(unit, ours, median))
                 }
                 _ => format!("**{}**", human(unit, median)),
             }

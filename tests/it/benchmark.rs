@@ -29,16 +29,8 @@ fn the_benchmark_compares_procpool_with_its_peers() {
             cells(name)[1..].iter().map(|cell| *cell != "–").collect()
         };
         assert_eq!(measured("procpool"), [true; 6]);
-        for peer in [
-            "threadpool, a channel a job",
-            "threadpool, one channel",
-            "procspawn",
-        ] {
-            assert_eq!(
-                measured(peer),
-                [true, true, true, false, true, true],
-                "{peer}"
-            );
+        for peer in ["threadpool, a channel a job", "threadpool, one channel", "procspawn"] {
+            assert_eq!(measured(peer), [true, true, true, false, true, true], "{peer}");
         }
         assert_eq!(
             measured("socket ping-pong, unpinned"),

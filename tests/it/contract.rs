@@ -29,11 +29,7 @@ fn nothing((): ()) {}
 
 /// One of the signatures: a job that can fail returns a `Result` as its value.
 fn half(n: u64) -> Result<u64, String> {
-    if n.is_multiple_of(2) {
-        Ok(n / 2)
-    } else {
-        Err(format!("{n} is odd"))
-    }
+    if n.is_multiple_of(2) { Ok(n / 2) } else { Err(format!("{n} is odd")) }
 }
 
 #[procpool::task]
@@ -108,10 +104,7 @@ fn every_setting_takes_what_the_contract_says() {
             .stderr(Output::Capture);
         let pool: ProcessPool = builder.build().unwrap();
         assert_eq!(pool.submit(half, 4).result().unwrap(), Ok(2));
-        assert_eq!(
-            pool.submit(half, 5).result().unwrap(),
-            Err("5 is odd".to_owned())
-        );
+        assert_eq!(pool.submit(half, 5).result().unwrap(), Err("5 is odd".to_owned()));
         pool.shutdown(Shutdown::Drain);
     });
 }
@@ -179,10 +172,7 @@ fn pools_and_futures_have_the_methods_of_the_contract() {
         pool.warm_up().unwrap();
         let stats: Stats = pool.stats();
         assert_eq!((stats.workers, stats.running, stats.queued), (2, 0, 0));
-        assert_eq!(
-            stats.submitted,
-            stats.finished + stats.failed + stats.cancelled
-        );
+        assert_eq!(stats.submitted, stats.finished + stats.failed + stats.cancelled);
         let _: (usize, u64, u64) = (stats.idle, stats.spawned, stats.deaths);
         let workers: Vec<WorkerInfo> = pool.workers();
         let _: (usize, u32, WorkerState, Option<JobId>, u64) = (
@@ -198,28 +188,17 @@ fn pools_and_futures_have_the_methods_of_the_contract() {
         let inside = |(): ()| {
             let context: Context = procpool::context().unwrap();
             context.progress(0.5, "half");
-            (
-                context.attempt(),
-                context.worker_index(),
-                context.is_cancelled(),
-            )
+            (context.attempt(), context.worker_index(), context.is_cancelled())
         };
         assert_eq!(pool.submit(inside, ()).result().unwrap().0, 1);
         pool.submit(nothing, ()).result().unwrap();
 
         pool.shutdown(Shutdown::Abort);
         threads.shutdown(Shutdown::CancelPending);
-        assert!(matches!(
-            pool.submit(double, 1).result(),
-            Err(JobError::Closed)
-        ));
+        assert!(matches!(pool.submit(double, 1).result(), Err(JobError::Closed)));
         assert!(matches!(
             pool.try_submit(double, 7),
-            Err(Rejected {
-                arg: 7,
-                reason: Rejection::Closed,
-                ..
-            })
+            Err(Rejected { arg: 7, reason: Rejection::Closed, .. })
         ));
     });
 }
@@ -227,14 +206,8 @@ fn pools_and_futures_have_the_methods_of_the_contract() {
 #[test]
 fn tasks_are_listed_with_name_signature_and_fingerprint() {
     assert_eq!(thumbnail(("x".to_owned(), 1)), Ok(b"x".to_vec()));
-    let task: &Task = tasks()
-        .iter()
-        .find(|task| task.name == "it::contract::thumbnail")
-        .unwrap();
-    assert_eq!(
-        task.signature,
-        "fn((String, u32)) -> Result<Vec<u8>, String>"
-    );
+    let task: &Task = tasks().iter().find(|task| task.name == "it::contract::thumbnail").unwrap();
+    assert_eq!(task.signature, "fn((String, u32)) -> Result<Vec<u8>, String>");
     assert_ne!(task.fingerprint, 0);
 }
 
@@ -242,31 +215,16 @@ fn tasks_are_listed_with_name_signature_and_fingerprint() {
 fn settings_that_make_no_sense_are_errors_that_name_them() {
     let faulty = [
         ("workers", ProcessPool::builder().workers(0)),
-        (
-            "max_jobs_per_worker",
-            ProcessPool::builder().max_jobs_per_worker(0),
-        ),
+        ("max_jobs_per_worker", ProcessPool::builder().max_jobs_per_worker(0)),
         ("queue_limit", ProcessPool::builder().queue_limit(0)),
-        (
-            "restart_limit",
-            ProcessPool::builder().restart_limit(0, Duration::from_secs(1)),
-        ),
+        ("restart_limit", ProcessPool::builder().restart_limit(0, Duration::from_secs(1))),
         ("env", ProcessPool::builder().env("A=B", "c")),
         ("stack_size", ProcessPool::builder().stack_size(0)),
     ];
     for (name, builder) in faulty {
         let error = builder.build().unwrap_err();
-        assert!(
-            error.is_setting() && !error.is_closed() && !error.is_init_missing(),
-            "{error:?}"
-        );
+        assert!(error.is_setting() && !error.is_closed() && !error.is_init_missing(), "{error:?}");
         assert!(error.to_string().starts_with(name), "{error}");
     }
-    assert!(
-        ThreadPool::builder()
-            .workers(0)
-            .build()
-            .unwrap_err()
-            .is_setting()
-    );
+    assert!(ThreadPool::builder().workers(0).build().unwrap_err().is_setting());
 }

@@ -81,10 +81,8 @@ fn fetch_reports_every_url() {
 fn crash_says_of_each_job_how_it_ended() {
     test(|| {
         let lines = lines(env!("CARGO_BIN_EXE_example-crash"));
-        let verdicts: Vec<(&str, &str)> = lines
-            .iter()
-            .filter_map(|line| line.split_once(": "))
-            .collect();
+        let verdicts: Vec<(&str, &str)> =
+            lines.iter().filter_map(|line| line.split_once(": ")).collect();
         let expected: [(&str, &[&str]); 9] = [
             ("add", &["42"]),
             ("segfault", &["died: SIGSEGV in worker ", "while running"]),
@@ -92,16 +90,10 @@ fn crash_says_of_each_job_how_it_ended() {
             ("exit", &["died: exit code 3 in worker ", "while running"]),
             (
                 "overflow",
-                &[
-                    "died: SIGABRT in worker ",
-                    "it overflowed its stack (see `stack_size`)",
-                ],
+                &["died: SIGABRT in worker ", "it overflowed its stack (see `stack_size`)"],
             ),
             ("add again", &["42"]),
-            (
-                "panic",
-                &["panicked at ", "crash.rs:", "cannot add 40 and 2"],
-            ),
+            ("panic", &["panicked at ", "crash.rs:", "cannot add 40 and 2"]),
             ("hang", &["exceeded its time limit of 1s"]),
             ("add at last", &["42"]),
         ];
@@ -113,10 +105,7 @@ fn crash_says_of_each_job_how_it_ended() {
             }
             if verdict != "42" {
                 let label = format!("`{name}` (");
-                assert!(
-                    verdict.contains(&label) && verdict.contains("crash.rs:"),
-                    "{verdict}"
-                );
+                assert!(verdict.contains(&label) && verdict.contains("crash.rs:"), "{verdict}");
             }
         }
         assert_eq!(lines.last().unwrap(), "5 workers died");
@@ -154,10 +143,7 @@ fn checksums_agrees_with_sha256sum() {
         symlink("..", dir.path().join("deep/circle")).unwrap();
         nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
 
-        let ours = run(
-            env!("CARGO_BIN_EXE_example-checksums"),
-            &[dir.path().as_os_str()],
-        );
+        let ours = run(env!("CARGO_BIN_EXE_example-checksums"), &[dir.path().as_os_str()]);
         let theirs = Command::new("sha256sum").args(&files).output().unwrap();
         assert!(theirs.status.success(), "{theirs:?}");
         let lines = |output: &Output| -> BTreeSet<Vec<u8>> {
@@ -169,10 +155,7 @@ fn checksums_agrees_with_sha256sum() {
         assert_eq!(ours.stdout.len(), theirs.stdout.len());
         let complaints = String::from_utf8(ours.stderr).unwrap();
         assert_eq!(complaints.lines().count(), 1, "{complaints}");
-        assert!(
-            complaints.contains("dangling: No such file"),
-            "{complaints}"
-        );
+        assert!(complaints.contains("dangling: No such file"), "{complaints}");
         assert_eq!(ours.status.code(), Some(1));
     });
 }
@@ -187,10 +170,7 @@ fn await_jobs_does_not_wait_for_the_losers() {
         assert_eq!(lines[0], "together: 6765, 75025, 832040");
         assert_eq!(lines[1], "the quick job wins with 55");
         // On a busy machine it may not have started within the timeout.
-        let ends = [
-            "too late: stopped while it ran",
-            "too late: cancelled before it started",
-        ];
+        let ends = ["too late: stopped while it ran", "too late: cancelled before it started"];
         assert!(ends.contains(&lines[2].as_str()), "{lines:#?}");
     });
 }

@@ -40,11 +40,8 @@ pub(crate) fn test_within(limit: Duration, body: impl FnOnce()) {
         .spawn(move || {
             if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 // Not `eprintln`, which libtest would keep, and lose as the process aborts.
-                let _ = writeln!(
-                    io::stderr(),
-                    "the test hangs: not done after {limit:?}\n{}",
-                    state()
-                );
+                let _ =
+                    writeln!(io::stderr(), "the test hangs: not done after {limit:?}\n{}", state());
                 process::abort();
             }
         })
@@ -68,10 +65,7 @@ struct Held {
 
 impl Held {
     fn now() -> Held {
-        Held {
-            descriptors: descriptors(),
-            threads: pool_threads(),
-        }
+        Held { descriptors: descriptors(), threads: pool_threads() }
     }
 
     fn leaks(&self) -> Vec<String> {
@@ -81,11 +75,8 @@ impl Held {
         while !children().is_empty() {
             match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) if Instant::now() > deadline => {
-                    leaks.extend(
-                        children()
-                            .iter()
-                            .map(|pid| format!("process {}", describe(*pid))),
-                    );
+                    leaks
+                        .extend(children().iter().map(|pid| format!("process {}", describe(*pid))));
                     break;
                 }
                 // A killed process needs a moment to die, and has no word to say; this wait can only make
@@ -105,10 +96,7 @@ impl Held {
         }
         let threads = pool_threads();
         if threads.len() > self.threads.len() {
-            leaks.push(format!(
-                "threads {threads:?} where there were {:?}",
-                self.threads
-            ));
+            leaks.push(format!("threads {threads:?} where there were {:?}", self.threads));
         }
         leaks
     }
@@ -120,10 +108,7 @@ fn descriptors() -> BTreeMap<i32, String> {
     };
     let open = entries.flatten().filter_map(|entry| {
         let fd = entry.file_name().to_str()?.parse().ok()?;
-        let target = fs::read_link(entry.path())
-            .ok()?
-            .to_string_lossy()
-            .into_owned();
+        let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
         // The directory that is being read.
         (!target.ends_with("/fd")).then_some((fd, target))
     });
@@ -135,10 +120,7 @@ fn pool_threads() -> Vec<String> {
     let names = tasks(process::id())
         .into_iter()
         .filter_map(|task| fs::read_to_string(task.join("comm")).ok());
-    names
-        .map(|name| name.trim().to_owned())
-        .filter(|name| is_pool_thread(name))
-        .collect()
+    names.map(|name| name.trim().to_owned()).filter(|name| is_pool_thread(name)).collect()
 }
 
 fn is_pool_thread(name: &str) -> bool {
@@ -161,14 +143,11 @@ pub(crate) fn children() -> Vec<u32> {
 
 /// The children of any process.
 pub(crate) fn children_of(pid: u32) -> Vec<u32> {
-    let lists = tasks(pid)
-        .into_iter()
-        .filter_map(|task| fs::read_to_string(task.join("children")).ok());
+    let lists =
+        tasks(pid).into_iter().filter_map(|task| fs::read_to_string(task.join("children")).ok());
     lists
         .flat_map(|list| {
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .collect::<Vec<_>>()
+            list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -176,16 +155,9 @@ pub(crate) fn children_of(pid: u32) -> Vec<u32> {
 /// A line about a process: pid, state, command.
 pub(crate) fn describe(pid: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let command = fs::read_to_string(format!("/proc/{pid}/cmdline"))
-        .unwrap_or_default()
-        .replace('\0', " ");
-    format!(
-        "{} ({command})",
-        stat.split_whitespace()
-            .take(5)
-            .collect::<Vec<_>>()
-            .join(" ")
-    )
+    let command =
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+    format!("{} ({command})", stat.split_whitespace().take(5).collect::<Vec<_>>().join(" "))
 }
 
 /// True if the process exists and is not a zombie.
@@ -193,10 +165,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;
     };
-    !stat
-        .rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Waits until a process that was killed, or whose parent was, is gone.
@@ -227,15 +196,10 @@ fn state() -> String {
         text.push_str(&format!("process {}\n", describe(pid)));
         for task in tasks(pid) {
             let read = |file: &str| {
-                fs::read_to_string(task.join(file))
-                    .unwrap_or_default()
-                    .trim()
-                    .to_owned()
+                fs::read_to_string(task.join(file)).unwrap_or_default().trim().to_owned()
             };
             let (name, wchan, syscall) = (read("comm"), read("wchan"), read("syscall"));
-            text.push_str(&format!(
-                "  thread {name}: wchan {wchan}, syscall {syscall}\n"
-            ));
+            text.push_str(&format!("  thread {name}: wchan {wchan}, syscall {syscall}\n"));
         }
         pids.extend(children_of(pid));
     }
@@ -286,11 +250,8 @@ pub(crate) struct TempDir(PathBuf);
 impl TempDir {
     pub(crate) fn new() -> TempDir {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!(
-            "procpool-test-{}-{}",
-            process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name =
+            format!("procpool-test-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
         TempDir(path)
@@ -326,11 +287,7 @@ impl Meeting {
         let dir = TempDir::new();
         let path = dir.path().join("meeting");
         let listener = UnixListener::bind(&path).unwrap();
-        Meeting {
-            path: path.to_str().unwrap().to_owned(),
-            _dir: dir,
-            listener,
-        }
+        Meeting { path: path.to_str().unwrap().to_owned(), _dir: dir, listener }
     }
 
     /// What to give to jobs.

@@ -70,21 +70,13 @@ const HERE: &str = module_path!();
 /// Goal: every task has a name of its own, which says where it stands, and a fingerprint of its own.
 #[test]
 fn each_task_is_listed_once_under_its_path() {
-    let here: Vec<_> = tasks()
-        .iter()
-        .filter(|task| task.name.starts_with(HERE))
-        .collect();
-    let mut listed: Vec<(&str, &str)> = here
-        .iter()
-        .map(|task| (&task.name[HERE.len()..], task.signature))
-        .collect();
+    let here: Vec<_> = tasks().iter().filter(|task| task.name.starts_with(HERE)).collect();
+    let mut listed: Vec<(&str, &str)> =
+        here.iter().map(|task| (&task.name[HERE.len()..], task.signature)).collect();
     listed.sort_unstable();
     let expected = [
         ("::attributed", "fn(u64) -> u64"),
-        (
-            "::compiled_in",
-            "fn((u64, String)) -> Result<String, String>",
-        ),
+        ("::compiled_in", "fn((u64, String)) -> Result<String, String>"),
         ("::inner::deeper::same_name", "fn(u64) -> String"),
         ("::inner::same_name", "fn(u64) -> String"),
         ("::no_argument", "fn(()) -> ()"),
@@ -106,24 +98,15 @@ fn each_name_calls_its_own_task() {
         let call = |task: &str, json: &str| pool.call(&format!("{HERE}::{task}"), json).result();
         assert_eq!(call("same_name", "1").unwrap(), r#""outer 1""#);
         assert_eq!(call("inner::same_name", "2").unwrap(), r#""inner 2""#);
-        assert_eq!(
-            call("inner::deeper::same_name", "3").unwrap(),
-            r#""deeper 3""#
-        );
+        assert_eq!(call("inner::deeper::same_name", "3").unwrap(), r#""deeper 3""#);
         for twin in ["twin_a", "twin_b", "twin_c"] {
             assert_eq!(call(twin, "41").unwrap(), "42");
         }
         assert_eq!(call("attributed", "21").unwrap(), "42");
-        assert_eq!(
-            call("compiled_in", r#"[4, "x"]"#).unwrap(),
-            r#"{"Err":"4 x"}"#
-        );
+        assert_eq!(call("compiled_in", r#"[4, "x"]"#).unwrap(), r#"{"Err":"4 x"}"#);
         assert_eq!(call("no_argument", "null").unwrap(), "null");
         let missing = call("compiled_out", "1");
-        assert!(
-            matches!(missing, Err(JobError::Unregistered(_))),
-            "{missing:?}"
-        );
+        assert!(matches!(missing, Err(JobError::Unregistered(_))), "{missing:?}");
     });
 }
 
@@ -136,14 +119,8 @@ fn a_task_is_an_ordinary_function_too() {
         assert_eq!(inner::same_name(1), "inner 1");
         assert_eq!(attributed(21), 42);
         assert_eq!(pool.submit(same_name, 5).result().unwrap(), "outer 5");
-        assert_eq!(
-            pool.submit(inner::same_name, 5).result().unwrap(),
-            "inner 5"
-        );
-        assert_eq!(
-            pool.submit(inner::deeper::same_name, 5).result().unwrap(),
-            "deeper 5"
-        );
+        assert_eq!(pool.submit(inner::same_name, 5).result().unwrap(), "inner 5");
+        assert_eq!(pool.submit(inner::deeper::same_name, 5).result().unwrap(), "deeper 5");
         assert_eq!(pool.submit(attributed, 21).result().unwrap(), 42);
     });
 }
@@ -152,8 +129,7 @@ fn a_task_is_an_ordinary_function_too() {
 /// function is registered as.
 #[test]
 fn tasks_with_the_same_body_have_addresses_of_their_own() {
-    let addresses: HashSet<usize> = [twin_a, twin_b, twin_c]
-        .map(|twin: fn(u64) -> u64| twin as usize)
-        .into();
+    let addresses: HashSet<usize> =
+        [twin_a, twin_b, twin_c].map(|twin: fn(u64) -> u64| twin as usize).into();
     assert_eq!(addresses.len(), 3);
 }

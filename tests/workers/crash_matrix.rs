@@ -6,10 +6,7 @@
 mod fault;
 #[path = "../it/crash/matrix.rs"]
 mod matrix;
-#[expect(
-    dead_code,
-    reason = "shared with the tests, which have more to support"
-)]
+#[expect(dead_code, reason = "shared with the tests, which have more to support")]
 #[path = "../it/support.rs"]
 mod support;
 

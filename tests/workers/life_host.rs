@@ -1,10 +1,7 @@
 //! A host whose life goes as its first argument says. Its jobs and it speak on standard output, a line at
 //! a time, and it goes on when a line comes on standard input.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a story that cannot be told fails its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a story that cannot be told fails its test")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,16 +53,9 @@ fn next_line() -> Option<String> {
 // ---- the host's end ------------------------------------------------------------------------------
 
 fn busy(end: &str) {
-    let pool = ProcessPool::builder()
-        .workers(3)
-        .grace(Duration::from_millis(200))
-        .build()
-        .unwrap();
-    let _futures = [
-        pool.submit(spin, ()),
-        pool.submit(spin_with_child, ()),
-        pool.submit(spin_deaf, ()),
-    ];
+    let pool = ProcessPool::builder().workers(3).grace(Duration::from_millis(200)).build().unwrap();
+    let _futures =
+        [pool.submit(spin, ()), pool.submit(spin_with_child, ()), pool.submit(spin_deaf, ())];
     next_line();
     match end {
         "exit" => process::exit(7),
@@ -126,9 +116,7 @@ fn death(result: Result<(), JobError>) -> String {
 // ---- what a worker inherits ----------------------------------------------------------------------
 
 fn inherit() {
-    let open: Vec<_> = (0..20)
-        .map(|_| nix::unistd::dup(io::stdin()).unwrap())
-        .collect();
+    let open: Vec<_> = (0..20).map(|_| nix::unistd::dup(io::stdin()).unwrap()).collect();
     ignore(Signal::SIGCHLD);
     ignore(Signal::SIGINT);
     let mut blocked = SigSet::empty();
@@ -141,10 +129,7 @@ fn inherit() {
     // Both workers, so that one could have the other's channel.
     pool.warm_up().unwrap();
     let mut seen = pool.submit(look_around, ()).result().unwrap();
-    seen.insert(
-        "host oom_score_adj".into(),
-        read("/proc/self/oom_score_adj"),
-    );
+    seen.insert("host oom_score_adj".into(), read("/proc/self/oom_score_adj"));
     println!("{}", serde_json::to_string(&seen).unwrap());
     drop(open);
 }
@@ -183,17 +168,12 @@ fn look_around(_: ()) -> BTreeMap<String, String> {
     see("oom_score_adj", read("/proc/self/oom_score_adj"));
     let command = fs::read_to_string("/proc/self/cmdline").unwrap();
     see("command", command.replace('\0', "\n").trim().to_owned());
-    let variables: Vec<String> = std::env::vars()
-        .map(|(key, _)| key)
-        .filter(|key| key.contains("PROCPOOL"))
-        .collect();
+    let variables: Vec<String> =
+        std::env::vars().map(|(key, _)| key).filter(|key| key.contains("PROCPOOL")).collect();
     see("variables", variables.join(" "));
     see("word", std::env::var("WORD").unwrap_or_default());
     let mut input = String::new();
-    see(
-        "input",
-        format!("{:?}", io::stdin().read_line(&mut input).ok()),
-    );
+    see("input", format!("{:?}", io::stdin().read_line(&mut input).ok()));
     seen
 }
 
@@ -209,10 +189,7 @@ fn ignore(signal: Signal) {
 fn rounds() {
     let pool = ProcessPool::builder().workers(2).build().unwrap();
     for round in 0..5 {
-        assert_eq!(
-            pool.submit(|n: i32| n + 1, round).result().unwrap(),
-            round + 1
-        );
+        assert_eq!(pool.submit(|n: i32| n + 1, round).result().unwrap(), round + 1);
         println!("{}", death(pool.submit(abort, ()).result()));
     }
     let result = pool.submit(|n: i32| n + 1, 41).result();
@@ -236,14 +213,8 @@ fn steal_statuses() {
 /// Spawns workers while eight threads hold the locks of the allocator and of the environment.
 fn storm() {
     static OVER: AtomicBool = AtomicBool::new(false);
-    let threads: Vec<_> = (0..8)
-        .map(|n| thread::spawn(move || hammer(n, &OVER)))
-        .collect();
-    let pool = ProcessPool::builder()
-        .workers(2)
-        .max_jobs_per_worker(1)
-        .build()
-        .unwrap();
+    let threads: Vec<_> = (0..8).map(|n| thread::spawn(move || hammer(n, &OVER))).collect();
+    let pool = ProcessPool::builder().workers(2).max_jobs_per_worker(1).build().unwrap();
     let futures: Vec<_> = (0..300).map(|n| pool.submit(|n: usize| n, n)).collect();
     for (n, future) in futures.into_iter().enumerate() {
         assert_eq!(future.result().unwrap(), n);
@@ -255,10 +226,7 @@ fn storm() {
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "the lock of the environment is taken for writing by set_var alone"
-)]
+#[expect(unsafe_code, reason = "the lock of the environment is taken for writing by set_var alone")]
 fn hammer(thread: usize, over: &AtomicBool) {
     let key = format!("HAMMER_{thread}");
     while !over.load(Ordering::Relaxed) {
@@ -309,10 +277,7 @@ fn no_descriptors(dir: &Path) {
     // Time for some attempts at a second worker; less would only make the test weaker.
     assert!(!second.wait_timeout(Duration::from_millis(100)));
     fs::write(file("gate"), "").unwrap();
-    assert_eq!(
-        (first.result().unwrap(), second.result().unwrap()),
-        (pid, pid)
-    );
+    assert_eq!((first.result().unwrap(), second.result().unwrap()), (pid, pid));
     println!("goes on");
 
     let futures: Vec<_> = (0..20).map(|n| unused.submit(|n: i32| n, n)).collect();
@@ -335,9 +300,8 @@ fn no_descriptors(dir: &Path) {
 
 fn no_processes() {
     let pool = loop {
-        let settings = ProcessPool::builder()
-            .workers(1)
-            .restart_limit(100, Duration::from_secs(10));
+        let settings =
+            ProcessPool::builder().workers(1).restart_limit(100, Duration::from_secs(10));
         match settings.build() {
             Ok(pool) => break pool,
             Err(error) => println!("no pool: {error}"),

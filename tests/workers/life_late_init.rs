@@ -1,10 +1,7 @@
 //! A program that calls `procpool::init()` only where it believes to be the host. Its workers run its `main`
 //! past that, and make a pool of their own. Each process of it leaves a line in the file named by `CENSUS`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a story that cannot be told fails its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a story that cannot be told fails its test")]
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -1,9 +1,6 @@
 //! A program that forgets `procpool::init()`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a story that cannot be told fails its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a story that cannot be told fails its test")]
 
 use std::fs;
 

@@ -21,11 +21,7 @@ fn greet((name, times): (String, usize)) -> String {
 
 #[procpool::task]
 fn half(n: u64) -> Result<u64, String> {
-    if n.is_multiple_of(2) {
-        Ok(n / 2)
-    } else {
-        Err(format!("{n} is odd"))
-    }
+    if n.is_multiple_of(2) { Ok(n / 2) } else { Err(format!("{n} is odd")) }
 }
 
 /// Crashes on 13.

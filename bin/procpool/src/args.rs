@@ -49,11 +49,7 @@ pub(crate) struct Run {
     pub(crate) arg_file: Option<PathBuf>,
 
     /// The command, its arguments, and the inputs after `:::`
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        value_name = "COMMAND [ARG]... [::: INPUT]"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND [ARG]... [::: INPUT]")]
     pub(crate) words: Vec<OsString>,
 }
 
@@ -122,9 +118,7 @@ pub(crate) struct Settings {
 
 /// `30s`, `500ms`, `1.5m`, `2h`, or seconds without a unit.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let seconds = match unit {
         "ms" => 0.001,
@@ -133,9 +127,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err("not a duration; examples: 30s, 500ms, 1.5m, 2h".into()),
     };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "not a duration; examples: 30s, 500ms, 1.5m, 2h")?;
+    let number: f64 =
+        number.parse().map_err(|_| "not a duration; examples: 30s, 500ms, 1.5m, 2h")?;
     match Duration::try_from_secs_f64(number * seconds) {
         Ok(duration) if duration.is_zero() => Err("a time limit is more than nothing".into()),
         Ok(duration) => Ok(duration),
@@ -164,9 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in [
-            "", "s", "-1s", "1 s", "1d", "1e3", "0", "0.0s", "..", "inf", "nan", "9s9",
-        ] {
+        for text in ["", "s", "-1s", "1 s", "1d", "1e3", "0", "0.0s", "..", "inf", "nan", "9s9"] {
             assert!(parse_duration(text).is_err(), "{text:?}");
         }
         assert!(parse_duration("99999999999999999999999h").is_err());

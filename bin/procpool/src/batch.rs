@@ -154,11 +154,7 @@ pub(crate) fn run<W: Work>(
         broken: None,
     };
     let result = batch.work_off();
-    let how = if result.is_ok() {
-        Shutdown::Drain
-    } else {
-        Shutdown::Abort
-    };
+    let how = if result.is_ok() { Shutdown::Drain } else { Shutdown::Abort };
     pool.shutdown(how);
     Ok(match result {
         Ok(()) => batch.exit_code(),
@@ -276,10 +272,7 @@ impl<W: Work> Batch<'_, W> {
     fn start(&mut self, input: Vec<u8>) -> io::Result<()> {
         self.asked -= 1;
         self.count += 1;
-        let job = Job {
-            number: self.count,
-            input,
-        };
+        let job = Job { number: self.count, input };
         if !self.takes_inputs() {
             return self.finish(job, None, Outcome::NotRun);
         }
@@ -294,11 +287,7 @@ impl<W: Work> Batch<'_, W> {
                     // The batch is over if nobody receives it.
                     let _ = sender.send(Event::Ended(number));
                 });
-                let active = Active {
-                    job,
-                    future,
-                    attempt,
-                };
+                let active = Active { job, future, attempt };
                 self.active.insert(number, active);
                 Ok(())
             }
@@ -308,14 +297,8 @@ impl<W: Work> Batch<'_, W> {
     }
 
     fn end_attempt(&mut self, number: u64) -> io::Result<()> {
-        let Active {
-            job,
-            future,
-            attempt,
-        } = self
-            .active
-            .remove(&number)
-            .expect("each attempt ends once, and is active until then");
+        let Active { job, future, attempt } =
+            self.active.remove(&number).expect("each attempt ends once, and is active until then");
         let result = future.result();
         let attempts_max = u64::from(self.options.retries) + 1;
         if attempt < attempts_max && self.stage == Stage::Working && self.work.may_retry(&result) {
@@ -352,11 +335,7 @@ impl<W: Work> Batch<'_, W> {
 
     /// Prints what has ended, now or when its turn comes.
     fn finish(&mut self, job: Job, value: Option<W::Value>, outcome: Outcome) -> io::Result<()> {
-        let ended = Ended {
-            job,
-            value,
-            outcome,
-        };
+        let ended = Ended { job, value, outcome };
         if !self.options.keep_order {
             return self.print(ended);
         }
@@ -371,19 +350,12 @@ impl<W: Work> Batch<'_, W> {
     }
 
     fn size(&self, ended: &Ended<W::Value>) -> usize {
-        let value = ended
-            .value
-            .as_ref()
-            .map_or(0, |value| self.work.size(value));
+        let value = ended.value.as_ref().map_or(0, |value| self.work.size(value));
         ended.job.input.len() + value
     }
 
     fn print(&mut self, ended: Ended<W::Value>) -> io::Result<()> {
-        let Ended {
-            job,
-            value,
-            outcome,
-        } = ended;
+        let Ended { job, value, outcome } = ended;
         let name = || self.work.name(&job);
         match outcome {
             Outcome::Succeeded => self.work.print(&job, value),
@@ -408,11 +380,7 @@ impl<W: Work> Batch<'_, W> {
             Stage::Working => {
                 self.stage = Stage::Finishing;
                 // Each that will never run ends as an event like any other.
-                let cancelled = self
-                    .active
-                    .values()
-                    .filter(|job| job.future.cancel())
-                    .count();
+                let cancelled = self.active.values().filter(|job| job.future.cancel()).count();
                 report::say(format_args!(
                     "interrupted: nothing new is started, {} running jobs are finished; \
                      interrupt again to stop them",
@@ -445,10 +413,7 @@ impl<W: Work> Batch<'_, W> {
         }
         if self.broken.is_some() {
             if has_more {
-                report::say(format_args!(
-                    "what follows input {} was not run",
-                    self.count
-                ));
+                report::say(format_args!("what follows input {} was not run", self.count));
             }
             return exit_code::SYSTEM;
         }

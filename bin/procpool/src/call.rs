@@ -40,11 +40,8 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
         // The pool does it.
         retries: 0,
     };
-    let work = Calls {
-        described: format!("task `{}`", args.task),
-        task: args.task,
-        worker: args.worker,
-    };
+    let work =
+        Calls { described: format!("task `{}`", args.task), task: args.task, worker: args.worker };
     batch::run(work, &pool, inputs, options, interrupt::events(None)?)
 }
 
@@ -69,12 +66,10 @@ pub(crate) fn tasks(args: &args::Tasks) -> anyhow::Result<u8> {
         lines.push_str(&if args.json { json(task) } else { human(task) });
         lines.push('\n');
     }
-    Ok(
-        match write_through(&mut io::stdout().lock(), lines.as_bytes()) {
-            Ok(()) => exit_code::SUCCESS,
-            Err(error) => report::output_failed(&error),
-        },
-    )
+    Ok(match write_through(&mut io::stdout().lock(), lines.as_bytes()) {
+        Ok(()) => exit_code::SUCCESS,
+        Err(error) => report::output_failed(&error),
+    })
 }
 
 /// Settings for a pool with these workers; `None`, and the reason said, if there is no such program.
@@ -94,10 +89,7 @@ fn no_workers(worker: &args::Worker, cause: &str) -> String {
 }
 
 fn human(task: &TaskInfo) -> String {
-    format!(
-        "{}  {}  {:016x}",
-        task.name, task.signature, task.fingerprint
-    )
+    format!("{}  {}  {:016x}", task.name, task.signature, task.fingerprint)
 }
 
 /// The fingerprint is text: 64 bits are more than a JSON number keeps in most programs.

@@ -37,12 +37,7 @@ impl Capture {
     /// Reads from `pipe`; what is too long for memory goes to a new file at `path`.
     pub(crate) fn new(pipe: OwnedFd, path: PathBuf) -> io::Result<Capture> {
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Capture {
-            pipe: Some(pipe.into()),
-            buffer: Vec::new(),
-            path,
-            file: None,
-        })
+        Ok(Capture { pipe: Some(pipe.into()), buffer: Vec::new(), path, file: None })
     }
 
     /// What to poll; `None` once the stream has ended.

@@ -79,15 +79,8 @@ struct Stop {
 /// The worker's initializer.
 pub(crate) fn prepare(setup: Setup) -> Result<(), String> {
     let (stop_asked, ask) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let stop = Mutex::new(Stop {
-        is_running: false,
-        ask,
-    });
-    let worker = Worker {
-        setup,
-        stop,
-        stop_asked,
-    };
+    let stop = Mutex::new(Stop { is_running: false, ask });
+    let worker = Worker { setup, stop, stop_asked };
     if WORKER.set(worker).is_err() {
         return Err("a worker is prepared once".into());
     }
@@ -158,11 +151,7 @@ pub(crate) fn run_command(order: Order) -> Ran {
 fn start(words: &[OsString]) -> io::Result<Child> {
     let (program, arguments) = words.split_first().expect("a command has a first word");
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     #[expect(
         clippy::disallowed_methods,
         reason = "a command is no worker: it shall inherit the group of the worker it runs in"
@@ -218,27 +207,19 @@ impl Attempt {
             self.stdout.spill()?;
             self.stderr.spill()?;
         }
-        Ok(Ran {
-            ended,
-            stdout: self.stdout.finish(),
-            stderr: self.stderr.finish(),
-        })
+        Ok(Ran { ended, stdout: self.stdout.finish(), stderr: self.stderr.finish() })
     }
 
     fn is_over(&self) -> bool {
         let is_open = self.stdout.open().is_some() || self.stderr.open().is_some();
-        self.status
-            .is_some_and(|(_, ended_at)| !is_open || ended_at.elapsed() >= LEFT_OPEN)
+        self.status.is_some_and(|(_, ended_at)| !is_open || ended_at.elapsed() >= LEFT_OPEN)
     }
 
     /// Waits until something happens, and takes note of it.
     fn wait(&mut self, child: &mut Child, stop_asked: &PipeReader) -> io::Result<()> {
         let mut fds = Vec::with_capacity(4);
         fds.push(PollFd::new(stop_asked.as_fd(), PollFlags::POLLIN));
-        for fd in [self.stdout.open(), self.stderr.open()]
-            .into_iter()
-            .flatten()
-        {
+        for fd in [self.stdout.open(), self.stderr.open()].into_iter().flatten() {
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
         let timeout = match self.status {

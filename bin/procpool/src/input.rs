@@ -85,20 +85,14 @@ mod tests {
 
     #[test]
     fn lines_are_bytes_and_the_last_needs_no_end() {
-        assert_eq!(
-            read(b"a\n\n\xff\r\nb", 10),
-            [&b"a"[..], b"", b"\xff\r", b"b"]
-        );
+        assert_eq!(read(b"a\n\n\xff\r\nb", 10), [&b"a"[..], b"", b"\xff\r", b"b"]);
         assert!(read(b"", 10).is_empty());
         assert_eq!(read(b"\n", 10), [b""]);
     }
 
     #[test]
     fn a_line_that_is_too_long_is_recognisable_and_costs_no_other() {
-        assert_eq!(
-            read(b"123\n1234\n12345678\nx", 3),
-            [&b"123"[..], b"1234", b"1234", b"x"]
-        );
+        assert_eq!(read(b"123\n1234\n12345678\nx", 3), [&b"123"[..], b"1234", b"1234", b"x"]);
         assert_eq!(read(b"12345678", 3), [b"1234"]);
     }
 }

@@ -68,11 +68,7 @@ pub(crate) fn describe(error: &JobError, what: &str) -> String {
     match error {
         JobError::Panicked(panic) => {
             let place = panic.location.as_deref().unwrap_or("an unknown place");
-            let aborted = if panic.aborted {
-                " (and its worker aborted)"
-            } else {
-                ""
-            };
+            let aborted = if panic.aborted { " (and its worker aborted)" } else { "" };
             format!("{what} panicked at {place}: {}{aborted}", panic.message)
         }
         JobError::Died(death) => {

@@ -68,34 +68,22 @@ fn run_batch(
     // First of all, so that no signal leaves the directory behind.
     let events = interrupt::events(Some(spill.clone()))?;
     let workers = workers(settings);
-    let setup = Setup {
-        template,
-        spill: spill.path().into(),
-    };
-    let mut builder = ProcessPool::builder()
-        .workers(workers)
-        .initializer(command::prepare, setup);
+    let setup = Setup { template, spill: spill.path().into() };
+    let mut builder = ProcessPool::builder().workers(workers).initializer(command::prepare, setup);
     if let Some(timeout) = settings.timeout {
         builder = builder.job_timeout(timeout);
     }
     let pool = builder.build().context("cannot make a pool")?;
-    let options = Options {
-        workers,
-        keep_order: settings.keep_order,
-        retries: settings.retries,
-    };
-    let work = Commands {
-        spill: spill.clone(),
-    };
+    let options = Options { workers, keep_order: settings.keep_order, retries: settings.retries };
+    let work = Commands { spill: spill.clone() };
     batch::run(work, &pool, inputs, options, events)
 }
 
 /// How many jobs run at a time.
 pub(crate) fn workers(settings: &args::Settings) -> usize {
-    settings.jobs.map_or_else(
-        || thread::available_parallelism().map_or(1, usize::from),
-        usize::from,
-    )
+    settings
+        .jobs
+        .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
 /// The command, and the inputs if they stand behind it.
@@ -124,15 +112,9 @@ impl Work for Commands {
 
     fn submit(&self, pool: &ProcessPool, job: &Job) -> Result<Next<Ran>, String> {
         if job.input.len() >= ARGUMENT_MAX {
-            return Err(format!(
-                "not run: an argument has at most {} bytes",
-                ARGUMENT_MAX - 1
-            ));
+            return Err(format!("not run: an argument has at most {} bytes", ARGUMENT_MAX - 1));
         }
-        let order = Order {
-            number: job.number,
-            input: job.input.clone(),
-        };
+        let order = Order { number: job.number, input: job.input.clone() };
         Ok(Next::Job(pool.submit(command::run_command, order)))
     }
 
@@ -208,10 +190,7 @@ impl Commands {
             Ok(Some(mut file)) => copy_through(&mut file, to),
             Ok(None) => Ok(()),
             Err(error) => {
-                report::say(format_args!(
-                    "{}: its output is lost: {error}",
-                    self.name(job)
-                ));
+                report::say(format_args!("{}: its output is lost: {error}", self.name(job)));
                 Ok(())
             }
         }

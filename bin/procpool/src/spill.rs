@@ -37,10 +37,7 @@ impl Spill {
     /// Makes the directory, for this user alone.
     pub(crate) fn new() -> io::Result<Spill> {
         let dir = tempfile::Builder::new().prefix("procpool-").tempdir()?;
-        Ok(Spill {
-            path: dir.path().to_owned(),
-            dir: Arc::new(Mutex::new(Some(dir))),
-        })
+        Ok(Spill { path: dir.path().to_owned(), dir: Arc::new(Mutex::new(Some(dir))) })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -62,11 +59,7 @@ impl Spill {
 
     /// Removes the directory with all that is in it.
     pub(crate) fn remove(&self) {
-        let dir = self
-            .dir
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(dir) = dir else {
             return;
         };

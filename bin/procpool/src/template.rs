@@ -39,9 +39,7 @@ impl Template {
 
     /// The program, if it is the same for every input.
     pub(crate) fn fixed_program(&self) -> Option<&OsString> {
-        self.words
-            .first()
-            .filter(|word| !has_placeholder(word.as_bytes()))
+        self.words.first().filter(|word| !has_placeholder(word.as_bytes()))
     }
 
     /// The words for one input.
@@ -56,9 +54,7 @@ fn has_placeholder(word: &[u8]) -> bool {
 }
 
 fn placeholder_at(text: &[u8]) -> Option<(&'static [u8], Placeholder)> {
-    PLACEHOLDERS
-        .into_iter()
-        .find(|(name, _)| text.starts_with(name))
+    PLACEHOLDERS.into_iter().find(|(name, _)| text.starts_with(name))
 }
 
 fn fill_word(word: &[u8], input: &[u8], number: u64) -> Vec<u8> {
@@ -125,10 +121,7 @@ mod tests {
     fn filled(words: &[&str], input: &str) -> Vec<String> {
         let template = Template::new(words.iter().map(OsString::from).collect());
         let words = template.fill(input.as_bytes(), 7);
-        words
-            .into_iter()
-            .map(|word| word.into_string().unwrap())
-            .collect()
+        words.into_iter().map(|word| word.into_string().unwrap()).collect()
     }
 
     #[test]
@@ -141,10 +134,7 @@ mod tests {
     fn placeholders_mean_what_they_mean_to_gnu_parallel() {
         let all = ["{}", "{.}", "{/}", "{//}", "{#}"];
         let cases = [
-            (
-                "d/a.tar.gz",
-                ["d/a.tar.gz", "d/a.tar", "a.tar.gz", "d", "7"],
-            ),
+            ("d/a.tar.gz", ["d/a.tar.gz", "d/a.tar", "a.tar.gz", "d", "7"]),
             ("d.x/a", ["d.x/a", "d.x/a", "a", "d.x", "7"]),
             ("a", ["a", "a", "a", ".", "7"]),
             ("/a", ["/a", "/a", "a", "/", "7"]),
@@ -160,9 +150,6 @@ mod tests {
     #[test]
     fn placeholders_stand_anywhere_and_are_not_filled_twice() {
         assert_eq!(filled(&["a{}b{#}{}"], "{#}"), ["a{#}b7{#}"]);
-        assert_eq!(
-            filled(&["{{}}", "{/.}", "{1}", "{"], "x"),
-            ["{x}", "{/.}", "{1}", "{"]
-        );
+        assert_eq!(filled(&["{{}}", "{/.}", "{1}", "{"], "x"), ["{x}", "{/.}", "{1}", "{"]);
     }
 }

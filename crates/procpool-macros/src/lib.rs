@@ -35,9 +35,7 @@ pub fn task(attribute: TokenStream, item: TokenStream) -> TokenStream {
             .to_compile_error()
             .into();
     }
-    expand(function)
-        .unwrap_or_else(|error| error.to_compile_error())
-        .into()
+    expand(function).unwrap_or_else(|error| error.to_compile_error()).into()
 }
 
 fn expand(mut function: ItemFn) -> Result<proc_macro2::TokenStream, Error> {
@@ -53,9 +51,7 @@ fn expand(mut function: ItemFn) -> Result<proc_macro2::TokenStream, Error> {
 
     // One instance of the function, at one address: an inlined or duplicated copy could not be told by
     // its address, and two functions with equal bodies could be merged into one. The mark differs.
-    function
-        .attrs
-        .retain(|attribute| !attribute.path().is_ident("inline"));
+    function.attrs.retain(|attribute| !attribute.path().is_ident("inline"));
     function.attrs.push(parse_quote!(#[inline(never)]));
     function.block.stmts.insert(
         0,
@@ -64,11 +60,8 @@ fn expand(mut function: ItemFn) -> Result<proc_macro2::TokenStream, Error> {
         },
     );
 
-    let cfgs: Vec<&Attribute> = function
-        .attrs
-        .iter()
-        .filter(|a| a.path().is_ident("cfg"))
-        .collect();
+    let cfgs: Vec<&Attribute> =
+        function.attrs.iter().filter(|a| a.path().is_ident("cfg")).collect();
     Ok(quote! {
         #(#cfgs)*
         #[::procpool::__private::linkme::distributed_slice(::procpool::__private::TASKS)]
@@ -105,10 +98,7 @@ fn check(function: &ItemFn) -> Result<Type, Error> {
         ));
     }
     if let Some(abi) = &sig.abi {
-        return Err(Error::new_spanned(
-            abi,
-            "a task is an ordinary Rust function",
-        ));
+        return Err(Error::new_spanned(abi, "a task is an ordinary Rust function"));
     }
     let inputs: Vec<&FnArg> = sig.inputs.iter().collect();
     match inputs.as_slice() {

@@ -71,11 +71,7 @@ pub fn receive_with_fds(
 /// Writes without blocking, whatever the mode of the description, and without SIGPIPE.
 pub fn send_now(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    Ok(nix::sys::socket::send(
-        socket.as_fd().as_raw_fd(),
-        bytes,
-        flags,
-    )?)
+    Ok(nix::sys::socket::send(socket.as_fd().as_raw_fd(), bytes, flags)?)
 }
 
 #[cfg(test)]
@@ -89,10 +85,7 @@ mod tests {
         let (ours, theirs) = pair().unwrap();
         let mut file = std::fs::File::from(crate::mapping::create(1).unwrap().1);
         file.write_all(b"12345678").unwrap();
-        assert_eq!(
-            send_with_fds(ours.as_fd(), b"take it", &[file.as_fd()]).unwrap(),
-            7
-        );
+        assert_eq!(send_with_fds(ours.as_fd(), b"take it", &[file.as_fd()]).unwrap(), 7);
         let mut buffer = [0; 16];
         let (len, mut fds) = receive_with_fds(theirs.as_fd(), &mut buffer).unwrap();
         assert_eq!(&buffer[..len], b"take it");
@@ -114,9 +107,6 @@ mod tests {
         };
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(theirs);
-        assert_eq!(
-            send_now(&ours, &chunk).unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(send_now(&ours, &chunk).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -22,7 +22,6 @@ pub fn peak_rss() -> u64 {
 #[inline]
 fn nanoseconds(clock: ClockId) -> u64 {
     // These clocks exist on every Linux that has pidfds, so the call has no way to fail.
-    clock_gettime(clock).map_or(0, |time| {
-        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
-    })
+    clock_gettime(clock)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }

@@ -53,8 +53,7 @@ pub fn watch() -> io::Result<()> {
 /// True in a process forked from one that watches.
 #[inline]
 pub fn is_child() -> bool {
-    PAGE.get()
-        .is_some_and(|page| page.word().load(Ordering::Relaxed) == 0)
+    PAGE.get().is_some_and(|page| page.word().load(Ordering::Relaxed) == 0)
 }
 
 #[cfg(test)]

@@ -52,21 +52,13 @@ impl Image {
         if build_id.is_empty() {
             // A linker told to leave the build id out. The same file unchanged is the same build.
             let meta = file.metadata()?;
-            for number in [
-                meta.dev(),
-                meta.ino(),
-                meta.size(),
-                meta.mtime() as u64,
-                meta.mtime_nsec() as u64,
-            ] {
+            for number in
+                [meta.dev(), meta.ino(), meta.size(), meta.mtime() as u64, meta.mtime_nsec() as u64]
+            {
                 build_id.extend_from_slice(&number.to_le_bytes());
             }
         }
-        Ok(Image {
-            file,
-            layout,
-            build_id,
-        })
+        Ok(Image { file, layout, build_id })
     }
 
     /// The descriptor to execute. Close-on-exec.
@@ -107,26 +99,17 @@ impl Image {
     /// The function whose offsets a process of the same build has sent, or `None` if they are not code.
     pub fn receive(&self, _proof: SameBuild, run: u64, function: u64) -> Option<Function> {
         let address = |offset: u64| {
-            let address = self
-                .layout
-                .base
-                .checked_add(usize::try_from(offset).ok()?)?;
+            let address = self.layout.base.checked_add(usize::try_from(offset).ok()?)?;
             self.offset(address).map(|_| address)
         };
-        Some(Function {
-            run: address(run)?,
-            function: address(function)?,
-        })
+        Some(Function { run: address(run)?, function: address(function)? })
     }
 }
 
 impl Function {
     /// A function and the trampoline that calls it.
     pub fn new<A, R, C>(run: Run<C>, function: fn(A) -> R) -> Function {
-        Function {
-            run: run as usize,
-            function: function as usize,
-        }
+        Function { run: run as usize, function: function as usize }
     }
 
     /// Calls the trampoline. `C` must be the type that [`Function::new`] was given, which there is only

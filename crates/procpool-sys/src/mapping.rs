@@ -34,10 +34,7 @@ unsafe impl Sync for Region {}
 /// The size is sealed: a worker that truncates the file would otherwise kill the pool's process with
 /// SIGBUS at its next access.
 pub fn create(words: usize) -> io::Result<(Mapping, OwnedFd)> {
-    let fd = memfd_create(
-        c"procpool",
-        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-    )?;
+    let fd = memfd_create(c"procpool", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let file = File::from(fd);
     file.set_len((words * size_of::<AtomicU64>()) as u64)?;
     fcntl(
@@ -55,20 +52,14 @@ pub fn attach(fd: BorrowedFd<'_>, words: usize) -> io::Result<Mapping> {
     let len = words * size_of::<AtomicU64>();
     let size = fstat(fd)?.st_size;
     if u64::try_from(size).is_ok_and(|size| size < len as u64) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the shared memory is too short",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory is too short"));
     }
     let len = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: no address is asked for, so nothing that exists is replaced. The file is at least `len`
     // long and its size is sealed, so the pages stay.
     let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
-    Ok(Mapping(Arc::new(Region {
-        start: start.cast(),
-        words,
-    })))
+    Ok(Mapping(Arc::new(Region { start: start.cast(), words })))
 }
 
 impl AsRef<[AtomicU64]> for Mapping {
@@ -84,10 +75,7 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, of this length, and no reference into it outlives the region.
         let result = unsafe { munmap(self.start.cast(), self.words * size_of::<AtomicU64>()) };
-        debug_assert!(
-            result.is_ok(),
-            "munmap of our own mapping fails only for wrong arguments"
-        );
+        debug_assert!(result.is_ok(), "munmap of our own mapping fails only for wrong arguments");
     }
 }
 

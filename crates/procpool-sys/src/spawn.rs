@@ -84,27 +84,16 @@ pub fn spawn(
             command
         }
     };
-    command
-        .arg0(name)
-        .process_group(0)
-        .stdin(Stdio::from(control))
-        .stderr(Stdio::from(stderr));
+    command.arg0(name).process_group(0).stdin(Stdio::from(control)).stderr(Stdio::from(stderr));
     if environment.clear {
         command.env_clear();
     }
     command.envs(environment.set.iter().map(|(key, value)| (key, value)));
     command.env(WORKER_VARIABLE, "1");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that starts workers"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts workers")]
     let mut child = command.spawn()?;
     match pidfd_open(child.id()) {
-        Ok(pidfd) => Ok(Process {
-            child,
-            pidfd,
-            state: State::Unreaped,
-        }),
+        Ok(pidfd) => Ok(Process { child, pidfd, state: State::Unreaped }),
         Err(error) => {
             // Errors of these two mean that it is gone already, which is what is wanted.
             let _ = child.kill();
@@ -270,14 +259,8 @@ mod tests {
         let (_ours, theirs) = channel::pair().unwrap();
         let stderr = std::fs::File::open("/dev/null").unwrap().into();
         let program = Program::Other("/no/such/program".into());
-        let error = spawn(
-            &program,
-            OsStr::new("x"),
-            &Environment::default(),
-            theirs,
-            stderr,
-        )
-        .unwrap_err();
+        let error =
+            spawn(&program, OsStr::new("x"), &Environment::default(), theirs, stderr).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -34,11 +34,8 @@ pub fn report_overflow() -> io::Result<()> {
     GUARD_END.store(start + guard, Ordering::Relaxed);
 
     let memory: &'static mut [u8] = Box::leak(vec![0; HANDLER_STACK].into_boxed_slice());
-    let stack = libc::stack_t {
-        ss_sp: memory.as_mut_ptr().cast(),
-        ss_flags: 0,
-        ss_size: HANDLER_STACK,
-    };
+    let stack =
+        libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: HANDLER_STACK };
     // SAFETY: the memory is leaked, so it is there for as long as the thread.
     check(unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) })?;
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
@@ -92,17 +89,9 @@ extern "C" fn handler(signal: c_int, info: *mut siginfo_t, _context: *mut c_void
 }
 
 fn check(result: c_int) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn check_code(code: c_int) -> io::Result<()> {
-    if code == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(code))
-    }
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
 }

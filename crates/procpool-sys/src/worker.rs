@@ -39,11 +39,7 @@ pub fn enter() -> io::Result<OwnedFd> {
     close_from_three()?;
     let stdin = io::stdin();
     let control = duplicate(&stdin)?;
-    let null = open(
-        "/dev/null",
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )?;
+    let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     dup2_stdin(&null)?;
     reset_signals()?;
     if getpgrp() != getpid() {
@@ -64,11 +60,7 @@ pub fn set_stdout(fd: impl AsFd) -> io::Result<()> {
 fn close_from_three() -> io::Result<()> {
     // SAFETY: nothing in this process owns a descriptor yet but the standard three: see `enter`.
     let result = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn duplicate(fd: &impl AsFd) -> io::Result<OwnedFd> {
@@ -135,16 +127,10 @@ fn reset_internal_signal(signal: i32) -> io::Result<()> {
 fn raise_oom_score() {
     const FILE: &str = "/proc/self/oom_score_adj";
     // Without /proc, or where a sandbox forbids it, the score stays: it is a preference, not a promise.
-    if let Some(score) = fs::read_to_string(FILE)
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok())
+    if let Some(score) =
+        fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok())
     {
-        let _ = fs::write(
-            FILE,
-            (score + OOM_SCORE_ABOVE_HOST)
-                .min(OOM_SCORE_MAX)
-                .to_string(),
-        );
+        let _ = fs::write(FILE, (score + OOM_SCORE_ABOVE_HOST).min(OOM_SCORE_MAX).to_string());
     }
 }
 
@@ -173,11 +159,7 @@ pub fn die_with(host: u32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // The host may have died before the line above; then nobody will send the signal.
-    if getppid().as_raw() as u32 == host {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::NotConnected.into())
-    }
+    if getppid().as_raw() as u32 == host { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
 }
 
 /// High among the real-time signals, which few programs use, and below the last two, which debuggers

@@ -82,10 +82,7 @@ impl Ticket {
     }
 
     fn from_word(word: u64) -> Ticket {
-        Ticket {
-            index: (word >> 32) as u32,
-            generation: word as u32,
-        }
+        Ticket { index: (word >> 32) as u32, generation: word as u32 }
     }
 }
 
@@ -207,10 +204,7 @@ pub struct Block<M> {
 impl<M: AsRef<[AtomicU64]>> Block<M> {
     /// The memory must be [`BLOCK_WORDS`] long and, on the pool's side, zeroed.
     pub fn new(memory: M) -> Block<M> {
-        assert!(
-            memory.as_ref().len() >= BLOCK_WORDS,
-            "the memory is shorter than a block"
-        );
+        assert!(memory.as_ref().len() >= BLOCK_WORDS, "the memory is shorter than a block");
         Block { memory }
     }
 
@@ -231,9 +225,7 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
 
     /// The claim of `ticket`, or `None` if its word says something else by now.
     pub fn claim(&self, ticket: Ticket) -> Option<Claim> {
-        let word = self
-            .word(CLAIMS + ticket.index as usize % TICKETS_MAX)
-            .load(Ordering::Acquire);
+        let word = self.word(CLAIMS + ticket.index as usize % TICKETS_MAX).load(Ordering::Acquire);
         [Claim::Sent, Claim::Claimed, Claim::Revoked]
             .into_iter()
             .find(|claim| claim_word(ticket, *claim) == word)
@@ -273,8 +265,7 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
 
     /// Worker: `ticket` has taken its context and may look at the stop flag.
     pub fn set_cooperative(&self, ticket: Ticket) {
-        self.word(COOPERATIVE)
-            .store(ticket.word(), Ordering::Relaxed);
+        self.word(COOPERATIVE).store(ticket.word(), Ordering::Relaxed);
     }
 
     /// Pool: ask the job of `ticket` to stop.
@@ -290,19 +281,14 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     /// Worker: records a progress report. Callers on several threads must take turns.
     pub fn set_progress(&self, ticket: Ticket, fraction: f64, message: &str) {
         let sequence = self.word(PROGRESS_SEQUENCE).load(Ordering::Relaxed) | 1;
-        self.word(PROGRESS_SEQUENCE)
-            .store(sequence, Ordering::Relaxed);
+        self.word(PROGRESS_SEQUENCE).store(sequence, Ordering::Relaxed);
         fence(Ordering::Release);
-        self.word(PROGRESS_TICKET)
-            .store(ticket.word(), Ordering::Relaxed);
-        self.word(PROGRESS_FRACTION)
-            .store(fraction.to_bits(), Ordering::Relaxed);
+        self.word(PROGRESS_TICKET).store(ticket.word(), Ordering::Relaxed);
+        self.word(PROGRESS_FRACTION).store(fraction.to_bits(), Ordering::Relaxed);
         let bytes = &message.as_bytes()[..message.floor_char_boundary(PROGRESS_TEXT_MAX)];
-        self.word(PROGRESS_LEN)
-            .store(bytes.len() as u64, Ordering::Relaxed);
+        self.word(PROGRESS_LEN).store(bytes.len() as u64, Ordering::Relaxed);
         self.put_bytes(PROGRESS_TEXT, bytes);
-        self.word(PROGRESS_SEQUENCE)
-            .store(sequence + 1, Ordering::Release);
+        self.word(PROGRESS_SEQUENCE).store(sequence + 1, Ordering::Release);
     }
 
     /// The latest progress report of `ticket`: fraction and message.
@@ -334,8 +320,7 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         let len = record.len().min(PANIC_BYTES_MAX);
         self.word(PANIC_LEN).store(len as u64, Ordering::Relaxed);
         self.put_bytes(PANIC_BYTES, &record[..len]);
-        self.word(PANIC_TICKET)
-            .store(ticket.word(), Ordering::Release);
+        self.word(PANIC_TICKET).store(ticket.word(), Ordering::Release);
     }
 
     /// The encoded record of the panic that ended the process during `ticket`, if one did.
@@ -350,8 +335,7 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         for (index, chunk) in bytes.chunks(WORD).enumerate() {
             let mut word = [0; WORD];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.word(offset + index)
-                .store(u64::from_le_bytes(word), Ordering::Relaxed);
+            self.word(offset + index).store(u64::from_le_bytes(word), Ordering::Relaxed);
         }
     }
 
@@ -359,10 +343,7 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         let mut bytes = Vec::with_capacity(len.next_multiple_of(WORD));
         for index in 0..len.div_ceil(WORD) {
             bytes.extend_from_slice(
-                &self
-                    .word(offset + index)
-                    .load(Ordering::Relaxed)
-                    .to_le_bytes(),
+                &self.word(offset + index).load(Ordering::Relaxed).to_le_bytes(),
             );
         }
         bytes.truncate(len);
@@ -381,11 +362,7 @@ pub struct PoolEnd<M> {
 impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
     /// The memory must be zeroed.
     pub fn new(block: Block<M>) -> PoolEnd<M> {
-        PoolEnd {
-            block,
-            jobs_tail: 0,
-            results_head: 0,
-        }
+        PoolEnd { block, jobs_tail: 0, results_head: 0 }
     }
 
     /// What both sides share.
@@ -449,9 +426,7 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
     /// one, look once more for results.
     #[inline]
     pub fn want_bell(&self, want: bool) {
-        self.block
-            .word(POOL_SLEEPS)
-            .store(u64::from(want), Ordering::Relaxed);
+        self.block.word(POOL_SLEEPS).store(u64::from(want), Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
@@ -489,10 +464,8 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
             ran_ns: ring.get(at + 4),
             last: flags & FLAG_LAST != 0,
             given_back: flags & FLAG_GIVEN_BACK != 0,
-            usage: (flags & FLAG_USAGE != 0).then(|| Usage {
-                cpu_ns: ring.get(at + 6),
-                peak_rss: ring.get(at + 7),
-            }),
+            usage: (flags & FLAG_USAGE != 0)
+                .then(|| Usage { cpu_ns: ring.get(at + 6), peak_rss: ring.get(at + 7) }),
         };
         ring.get_bytes(at + RECORD_HEADER as u64, words - RECORD_HEADER, out);
         let body = if flags & FLAG_STREAMED != 0 {
@@ -519,9 +492,7 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
             return 0;
         }
         let start = out.len();
-        self.block
-            .results()
-            .get_bytes(self.results_head + RECORD_HEADER as u64, words, out);
+        self.block.results().get_bytes(self.results_head + RECORD_HEADER as u64, words, out);
         match elements::skip(&out[start..], count as usize) {
             Some([]) => count,
             _ => {
@@ -551,13 +522,7 @@ pub struct WorkerEnd<M> {
 impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     /// The worker's end of the block that the pool made.
     pub fn new(block: Block<M>) -> WorkerEnd<M> {
-        WorkerEnd {
-            block,
-            jobs_head: 0,
-            results_tail: 0,
-            pending_words: 0,
-            pending_count: 0,
-        }
+        WorkerEnd { block, jobs_head: 0, results_tail: 0, pending_words: 0, pending_count: 0 }
     }
 
     /// What both sides share.
@@ -613,22 +578,16 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     pub fn claim(&self, ticket: Ticket, now_ns: u64) -> bool {
         // The black box names the job before the claim makes it ours: a death right after the claim
         // then finds the right name.
-        self.block
-            .word(TICKET)
-            .store(ticket.word(), Ordering::Relaxed);
+        self.block.word(TICKET).store(ticket.word(), Ordering::Relaxed);
         self.block.word(STARTED).store(now_ns, Ordering::Relaxed);
-        self.block
-            .word(POSITION)
-            .store(Phase::Idle as u64, Ordering::Release);
+        self.block.word(POSITION).store(Phase::Idle as u64, Ordering::Release);
         self.block.change_claim(ticket, Claim::Claimed)
     }
 
     /// After a claim that failed: true unless the word says what neither side would have written.
     pub fn was_revoked(&self, ticket: Ticket) -> bool {
-        let word = self
-            .block
-            .word(CLAIMS + ticket.index as usize % TICKETS_MAX)
-            .load(Ordering::Acquire);
+        let word =
+            self.block.word(CLAIMS + ticket.index as usize % TICKETS_MAX).load(Ordering::Acquire);
         word == claim_word(ticket, Claim::Revoked) || word >> 8 != u64::from(ticket.generation)
     }
 
@@ -642,9 +601,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     /// Says what is being done with `element`.
     #[inline]
     pub fn set_phase(&self, element: u32, phase: Phase) {
-        self.block
-            .word(POSITION)
-            .store(u64::from(element) << 32 | phase as u64, Ordering::Release);
+        self.block.word(POSITION).store(u64::from(element) << 32 | phase as u64, Ordering::Release);
     }
 
     /// Results written and not yet published.
@@ -664,9 +621,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
             // What is pending is told from what was published by where it begins, so that publishing
             // needs no second store and a death at any point neither loses nor repeats a result.
             self.block.word(PENDING).store(0, Ordering::Release);
-            self.block
-                .word(PENDING_AT)
-                .store(self.results_tail, Ordering::Release);
+            self.block.word(PENDING_AT).store(self.results_tail, Ordering::Release);
         }
         let ring = self.block.results();
         let at = self.results_tail + (RECORD_HEADER + self.pending_words) as u64;
@@ -700,10 +655,9 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         if !self.has_room(1) {
             return false;
         }
-        self.block.results().put(
-            self.results_tail + RECORD_HEADER as u64,
-            elements::header(kind, len),
-        );
+        self.block
+            .results()
+            .put(self.results_tail + RECORD_HEADER as u64, elements::header(kind, len));
         self.write_record(header, 1, 1, FLAG_STREAMED);
         true
     }
@@ -712,10 +666,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     #[inline]
     pub fn has_room(&self, words: usize) -> bool {
         let need = RECORD_HEADER + self.pending_words + words;
-        self.block
-            .results()
-            .free(self.results_tail)
-            .is_ok_and(|free| free >= need)
+        self.block.results().free(self.results_tail).is_ok_and(|free| free >= need)
     }
 
     /// True if the pool's position in the ring of results cannot be: waiting for room would never end.
@@ -736,11 +687,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         let words = RECORD_HEADER + words;
         let mut flags = flags
             | if header.last { FLAG_LAST } else { 0 }
-            | if header.given_back {
-                FLAG_GIVEN_BACK
-            } else {
-                0
-            };
+            | if header.given_back { FLAG_GIVEN_BACK } else { 0 };
         if let Some(usage) = header.usage {
             flags |= FLAG_USAGE;
             ring.put(at + 6, usage.cpu_ns);
@@ -769,9 +716,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     /// one, look once more for jobs.
     #[inline]
     pub fn want_bell(&self, want: bool) {
-        self.block
-            .word(WORKER_SLEEPS)
-            .store(u64::from(want), Ordering::Relaxed);
+        self.block.word(WORKER_SLEEPS).store(u64::from(want), Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 }
@@ -792,20 +737,12 @@ mod tests {
     }
 
     fn ends() -> (PoolEnd<Memory>, WorkerEnd<Memory>) {
-        let memory = Memory(Arc::new(
-            (0..BLOCK_WORDS).map(|_| AtomicU64::new(0)).collect(),
-        ));
-        (
-            PoolEnd::new(Block::new(memory.clone())),
-            WorkerEnd::new(Block::new(memory)),
-        )
+        let memory = Memory(Arc::new((0..BLOCK_WORDS).map(|_| AtomicU64::new(0)).collect()));
+        (PoolEnd::new(Block::new(memory.clone())), WorkerEnd::new(Block::new(memory)))
     }
 
     fn job(index: u32) -> JobHeader {
-        let ticket = Ticket {
-            index,
-            generation: 1,
-        };
+        let ticket = Ticket { index, generation: 1 };
         JobHeader {
             ticket,
             job: 17,
@@ -840,10 +777,7 @@ mod tests {
     #[test]
     fn a_job_and_its_result_cross_the_block() {
         let (mut pool, mut worker) = ends();
-        assert_eq!(
-            pool.send(&job(0), &[], Body::Inline, &element(b"argument")),
-            Ok(true)
-        );
+        assert_eq!(pool.send(&job(0), &[], Body::Inline, &element(b"argument")), Ok(true));
         let mut body = Vec::new();
         assert_eq!(worker.next_job(&mut body), Ok(Some((job(0), Body::Inline))));
         assert_eq!(body, element(b"argument"));
@@ -869,24 +803,9 @@ mod tests {
         assert!(!pool.revoke(first.ticket));
         assert!(pool.revoke(second.ticket));
         assert!(!worker.claim(second.ticket, 0));
-        let reused = Ticket {
-            index: 1,
-            generation: 2,
-        };
-        pool.send(
-            &JobHeader {
-                ticket: reused,
-                ..second
-            },
-            &[],
-            Body::Inline,
-            &[],
-        )
-        .unwrap();
-        assert!(
-            !worker.claim(second.ticket, 0),
-            "an old ticket must not claim the new job"
-        );
+        let reused = Ticket { index: 1, generation: 2 };
+        pool.send(&JobHeader { ticket: reused, ..second }, &[], Body::Inline, &[]).unwrap();
+        assert!(!worker.claim(second.ticket, 0), "an old ticket must not claim the new job");
         assert!(worker.claim(reused, 0));
     }
 
@@ -923,9 +842,7 @@ mod tests {
     fn scribbled_positions_and_lengths_are_corrupt_not_a_panic() {
         for offset in [RESULTS_TAIL, JOBS_HEAD] {
             let (mut pool, _worker) = ends();
-            pool.block()
-                .word(offset)
-                .store(u64::MAX / 3, Ordering::Relaxed);
+            pool.block().word(offset).store(u64::MAX / 3, Ordering::Relaxed);
             let sent = pool.send(&job(0), &[], Body::Inline, &[]);
             let read = pool.next_results(&mut Vec::new());
             assert!(sent == Err(Corrupt) || read == Err(Corrupt));
@@ -933,9 +850,7 @@ mod tests {
         let (mut pool, mut worker) = ends();
         worker.append(Kind::Value, b"x");
         worker.publish(&result(job(0).ticket));
-        pool.block()
-            .word(RESULTS)
-            .store(u64::MAX, Ordering::Relaxed);
+        pool.block().word(RESULTS).store(u64::MAX, Ordering::Relaxed);
         assert_eq!(pool.next_results(&mut Vec::new()), Err(Corrupt));
     }
 
@@ -945,17 +860,8 @@ mod tests {
         let ticket = job(0).ticket;
         assert_eq!(pool.block().progress(ticket), None);
         worker.block().set_progress(ticket, 0.5, "half — done");
-        assert_eq!(
-            pool.block().progress(ticket),
-            Some((0.5, "half — done".into()))
-        );
-        assert_eq!(
-            pool.block().progress(Ticket {
-                index: 0,
-                generation: 2
-            }),
-            None
-        );
+        assert_eq!(pool.block().progress(ticket), Some((0.5, "half — done".into())));
+        assert_eq!(pool.block().progress(Ticket { index: 0, generation: 2 }), None);
         worker.block().set_progress(ticket, 1.0, &"é".repeat(1000));
         let (_, text) = pool.block().progress(ticket).unwrap();
         assert_eq!(text, "é".repeat(PROGRESS_TEXT_MAX / 2));

@@ -52,12 +52,7 @@ pub fn encode_into<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
 ) -> Result<(), CodecFault> {
     let start = out.len();
-    let mut writer = Bounded {
-        out,
-        start,
-        limit,
-        refused: 0,
-    };
+    let mut writer = Bounded { out, start, limit, refused: 0 };
     let result = options().serialize_into(&mut writer, value);
     let refused = writer.refused;
     match (result, limit) {
@@ -134,16 +129,8 @@ mod tests {
     /// Goal: a successor of bincode, or another version, cannot change the bytes unnoticed.
     #[test]
     fn the_bytes_of_known_values_do_not_change() {
-        let value = (
-            1u8,
-            -2i32,
-            3u64,
-            "é",
-            vec![4u16, 5],
-            Some(true),
-            Shape::Line { length: 6 },
-            1.5f64,
-        );
+        let value =
+            (1u8, -2i32, 3u64, "é", vec![4u16, 5], Some(true), Shape::Line { length: 6 }, 1.5f64);
         let mut out = Vec::new();
         encode_into(&value, None, &mut out).unwrap();
         let golden: &[u8] = &[
@@ -167,13 +154,7 @@ mod tests {
         let mut out = vec![7];
         let value = [0u8; 100].as_slice();
         let fault = encode_into(value, Some(50), &mut out).unwrap_err();
-        assert_eq!(
-            fault,
-            CodecFault::TooLarge {
-                len: 108,
-                limit: 50
-            }
-        );
+        assert_eq!(fault, CodecFault::TooLarge { len: 108, limit: 50 });
         assert_eq!(out, [7]);
         encode_into(value, Some(108), &mut out).unwrap();
         assert_eq!(out.len(), 109);

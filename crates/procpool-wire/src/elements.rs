@@ -49,10 +49,7 @@ pub fn header(kind: Kind, len: usize) -> u64 {
 
 /// Kind and length out of a header word; `None` if no such kind exists.
 pub fn parse_header(word: u64) -> Option<(Kind, u64)> {
-    Some((
-        Kind::from_byte((word >> KIND_SHIFT) as u8)?,
-        word & LEN_MASK,
-    ))
+    Some((Kind::from_byte((word >> KIND_SHIFT) as u8)?, word & LEN_MASK))
 }
 
 /// How many bytes an element of `len` bytes takes, header and padding included.
@@ -122,10 +119,7 @@ mod tests {
         let mut rest = out.as_slice();
         for len in 0..20usize {
             let (kind, bytes, next) = split_first(rest).unwrap();
-            assert_eq!(
-                (kind, bytes),
-                (Kind::Value, vec![len as u8; len].as_slice())
-            );
+            assert_eq!((kind, bytes), (Kind::Value, vec![len as u8; len].as_slice()));
             rest = next;
         }
         assert!(rest.is_empty());

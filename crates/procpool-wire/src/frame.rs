@@ -95,16 +95,10 @@ impl fmt::Display for FrameFault {
                 bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))
             }
             FrameFault::Version(theirs) => {
-                write!(
-                    f,
-                    "protocol version {theirs} where {PROTOCOL_VERSION} was expected"
-                )
+                write!(f, "protocol version {theirs} where {PROTOCOL_VERSION} was expected")
             }
             FrameFault::TooLong(kind, len) => {
-                write!(
-                    f,
-                    "a {kind:?} frame that claims {len} bytes on the control channel"
-                )
+                write!(f, "a {kind:?} frame that claims {len} bytes on the control channel")
             }
         }
     }
@@ -147,9 +141,7 @@ impl Decoder {
                 parse_header(&self.header)?
             }
         };
-        let take = usize::try_from(missing)
-            .unwrap_or(usize::MAX)
-            .min(input.len());
+        let take = usize::try_from(missing).unwrap_or(usize::MAX).min(input.len());
         let (now, later) = input.split_at(take);
         self.body.extend_from_slice(now);
         *input = later;
@@ -160,10 +152,7 @@ impl Decoder {
         }
         self.current = None;
         self.header_filled = 0;
-        Ok(Some(Frame {
-            kind,
-            body: std::mem::take(&mut self.body),
-        }))
+        Ok(Some(Frame { kind, body: std::mem::take(&mut self.body) }))
     }
 
     /// True in the middle of a frame: an end of the stream here cuts it off.
@@ -185,11 +174,7 @@ fn parse_header(bytes: &[u8; HEADER_LEN]) -> Result<(FrameKind, u64), FrameFault
         return Err(FrameFault::Version(bytes[4]));
     }
     let kind = FrameKind::from_byte(bytes[5]).ok_or(FrameFault::NotAFrame(*bytes))?;
-    let len = u64::from_le_bytes(
-        bytes[8..]
-            .try_into()
-            .expect("the last eight of sixteen bytes"),
-    );
+    let len = u64::from_le_bytes(bytes[8..].try_into().expect("the last eight of sixteen bytes"));
     if len > kind.body_max() {
         return Err(FrameFault::TooLong(kind, len));
     }
@@ -252,11 +237,7 @@ mod tests {
             let frames = decode_all(&mut decoder, &bytes[..cut]).unwrap();
             let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
             assert_eq!(frames.len(), whole, "cut at {cut}");
-            assert_eq!(
-                decoder.is_inside_a_frame(),
-                !ends.contains(&cut),
-                "cut at {cut}"
-            );
+            assert_eq!(decoder.is_inside_a_frame(), !ends.contains(&cut), "cut at {cut}");
         }
     }
 
@@ -268,20 +249,14 @@ mod tests {
         assert_eq!(decoder.body.capacity(), 0);
         let claim = header(FrameKind::Ready, SMALL_BODY_MAX + 1);
         let fault = Decoder::default().feed(&mut claim.as_slice()).unwrap_err();
-        assert_eq!(
-            fault,
-            FrameFault::TooLong(FrameKind::Ready, SMALL_BODY_MAX + 1)
-        );
+        assert_eq!(fault, FrameFault::TooLong(FrameKind::Ready, SMALL_BODY_MAX + 1));
     }
 
     #[test]
     fn another_version_is_told_from_garbage() {
         let mut bytes = header(FrameKind::Bell, 0);
         bytes[4] = 9;
-        assert_eq!(
-            Decoder::default().feed(&mut bytes.as_slice()),
-            Err(FrameFault::Version(9))
-        );
+        assert_eq!(Decoder::default().feed(&mut bytes.as_slice()), Err(FrameFault::Version(9)));
         bytes[0] = b'x';
         assert_eq!(
             Decoder::default().feed(&mut bytes.as_slice()),

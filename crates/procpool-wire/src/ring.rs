@@ -25,10 +25,7 @@ impl<'m> Ring<'m> {
     /// `words` must be a power of two long. `tail` is where the writer will write next, `head` where
     /// the reader will read next.
     pub fn new(words: &'m [AtomicU64], tail: &'m AtomicU64, head: &'m AtomicU64) -> Ring<'m> {
-        assert!(
-            words.len().is_power_of_two(),
-            "the mask needs a power of two"
-        );
+        assert!(words.len().is_power_of_two(), "the mask needs a power of two");
         Ring { words, tail, head }
     }
 
@@ -83,11 +80,7 @@ impl<'m> Ring<'m> {
     #[inline]
     pub fn waiting(&self, head: u64) -> Result<usize, Corrupt> {
         let waiting = self.tail.load(Ordering::Acquire).wrapping_sub(head);
-        if waiting > self.words.len() as u64 {
-            Err(Corrupt)
-        } else {
-            Ok(waiting as usize)
-        }
+        if waiting > self.words.len() as u64 { Err(Corrupt) } else { Ok(waiting as usize) }
     }
 
     /// For the writer: everything before `tail` may be read.

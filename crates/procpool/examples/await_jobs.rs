@@ -13,11 +13,7 @@ use tokio::time::timeout;
 
 /// Computes for a while.
 fn fibonacci(n: u64) -> u64 {
-    if n < 2 {
-        n
-    } else {
-        fibonacci(n - 1) + fibonacci(n - 2)
-    }
+    if n < 2 { n } else { fibonacci(n - 1) + fibonacci(n - 2) }
 }
 
 /// Does not return for a long time.
@@ -30,9 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Before the runtime is made: in a worker the call does not return, and a worker needs no runtime.
     procpool::init();
     let pool = ProcessPool::builder().workers(2).build()?;
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()?;
+    let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(run(&pool))
 }
 

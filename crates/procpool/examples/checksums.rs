@@ -45,10 +45,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut failures = 0;
     // The map is lazy: the directory is walked while its first files are hashed.
-    for result in pool
-        .map(checksum, files_below(directory.into()))
-        .unordered()
-    {
+    for result in pool.map(checksum, files_below(directory.into())).unordered() {
         match result {
             Ok((name, Ok(digest))) => write_line(&mut out, &digest, &name)?,
             Ok((name, Err(error))) => {

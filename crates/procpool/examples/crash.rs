@@ -15,10 +15,7 @@ fn add((a, b): (u64, u64)) -> u64 {
     a + b
 }
 
-#[expect(
-    unsafe_code,
-    reason = "a real segmentation fault needs a real bad write"
-)]
+#[expect(unsafe_code, reason = "a real segmentation fault needs a real bad write")]
 fn segfault((a, b): (u64, u64)) -> u64 {
     let nowhere = ptr::without_provenance_mut::<u64>(64);
     // SAFETY: none. No page is ever mapped so low, so the write ends the process: which is the point.
@@ -37,11 +34,7 @@ fn exit(_: (u64, u64)) -> u64 {
 fn overflow((a, b): (u64, u64)) -> u64 {
     // The black boxes keep the compiler from making a loop of this, or from seeing that it has no end.
     let frame = black_box([a; 512]);
-    if black_box(true) {
-        overflow((a + 1, b)) + frame[0]
-    } else {
-        b
-    }
+    if black_box(true) { overflow((a + 1, b)) + frame[0] } else { b }
 }
 
 fn panic((a, b): (u64, u64)) -> u64 {

@@ -20,12 +20,8 @@ static AGENT: LazyLock<Agent> =
 
 /// The length of the page. A failure that is part of the work is a value like any other.
 fn fetch(url: String) -> Result<usize, String> {
-    let page = AGENT
-        .get(&url)
-        .call()
-        .and_then(|mut response| response.body_mut().read_to_string());
-    page.map(|text| text.len())
-        .map_err(|error| error.to_string())
+    let page = AGENT.get(&url).call().and_then(|mut response| response.body_mut().read_to_string());
+    page.map(|text| text.len()).map_err(|error| error.to_string())
 }
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {

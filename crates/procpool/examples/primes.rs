@@ -21,9 +21,7 @@ fn is_prime(n: u64) -> bool {
         0 | 1 => false,
         2 => true,
         _ if n.is_multiple_of(2) => false,
-        _ => !(3..=n.isqrt())
-            .step_by(2)
-            .any(|divisor| n.is_multiple_of(divisor)),
+        _ => !(3..=n.isqrt()).step_by(2).any(|divisor| n.is_multiple_of(divisor)),
     }
 }
 
@@ -33,10 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pool = ProcessPool::new()?;
 
     println!("submit: a future for each call");
-    let futures: Vec<_> = NUMBERS
-        .into_iter()
-        .map(|n| pool.submit(is_prime, n))
-        .collect();
+    let futures: Vec<_> = NUMBERS.into_iter().map(|n| pool.submit(is_prime, n)).collect();
     for (n, future) in NUMBERS.into_iter().zip(futures) {
         println!("{n} is prime: {}", future.result()?);
     }

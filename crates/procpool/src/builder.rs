@@ -128,11 +128,7 @@ impl ProcessPoolBuilder {
             stderr: Output::Inherit,
             worker_program: None,
         };
-        ProcessPoolBuilder {
-            settings,
-            workers: None,
-            fault: None,
-        }
+        ProcessPoolBuilder { settings, workers: None, fault: None }
     }
 
     fn check(&mut self, sound: bool, message: impl FnOnce() -> String) {
@@ -157,14 +153,11 @@ impl ProcessPoolBuilder {
         let mut encoded = Vec::new();
         let result = encode_argument(&arg, None, &mut encoded);
         self.check(result.is_ok(), || {
-            let cause = result
-                .as_ref()
-                .map_or_else(ToString::to_string, |()| String::new());
+            let cause = result.as_ref().map_or_else(ToString::to_string, |()| String::new());
             format!("initializer: {cause}")
         });
-        let argument = elements::split_first(&encoded)
-            .map_or(&[][..], |(_, bytes, _)| bytes)
-            .to_vec();
+        let argument =
+            elements::split_first(&encoded).map_or(&[][..], |(_, bytes, _)| bytes).to_vec();
         let function = Function::new(worker::run_initializer::<A, R>, f);
         if let Ok(image) = init::image() {
             let signature = type_name::<fn(A) -> R>();
@@ -178,9 +171,7 @@ impl ProcessPoolBuilder {
 
     /// Replaces a worker after it has run this many jobs. A chunk of a `map` counts as one. 0 is an error.
     pub fn max_jobs_per_worker(mut self, jobs: u64) -> Self {
-        self.check(jobs > 0, || {
-            "max_jobs_per_worker(0): a worker runs at least one job".into()
-        });
+        self.check(jobs > 0, || "max_jobs_per_worker(0): a worker runs at least one job".into());
         self.settings.max_jobs_per_worker = Some(jobs);
         self
     }
@@ -225,9 +216,7 @@ impl ProcessPoolBuilder {
     /// At most how many jobs may be accepted and not started: beyond, `submit` waits and `try_submit`
     /// refuses. 0 is an error. By default there is no limit.
     pub fn queue_limit(mut self, jobs: usize) -> Self {
-        self.check(jobs > 0, || {
-            "queue_limit(0): no job could ever be submitted".into()
-        });
+        self.check(jobs > 0, || "queue_limit(0): no job could ever be submitted".into());
         self.settings.queue_limit = Some(jobs);
         self
     }
@@ -243,10 +232,9 @@ impl ProcessPoolBuilder {
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         let key = key.into();
         let bytes = key.as_encoded_bytes();
-        self.check(
-            !bytes.is_empty() && !bytes.contains(&b'=') && !bytes.contains(&0),
-            || format!("env({key:?}, …): not a name for a variable"),
-        );
+        self.check(!bytes.is_empty() && !bytes.contains(&b'=') && !bytes.contains(&0), || {
+            format!("env({key:?}, …): not a name for a variable")
+        });
         self.settings.environment.set.push((key, value.into()));
         self
     }

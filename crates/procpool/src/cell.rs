@@ -57,10 +57,7 @@ pub(crate) struct Ended {
 
 impl Ended {
     pub(crate) fn new(result: Result<Value, JobError>, report: Report) -> Ended {
-        Ended {
-            result: result.map_err(Box::new),
-            report,
-        }
+        Ended { result: result.map_err(Box::new), report }
     }
 
     /// How it ended, as far as is known without decoding the value.
@@ -82,11 +79,7 @@ impl Ended {
     }
 
     fn done(&self, id: JobId) -> Done {
-        Done {
-            id,
-            error: self.error().cloned(),
-            report: self.report.clone(),
-        }
+        Done { id, error: self.error().cloned(), report: self.report.clone() }
     }
 }
 
@@ -177,11 +170,7 @@ impl JobCell {
     }
 
     pub(crate) fn label(&self) -> Label {
-        Label {
-            id: self.id,
-            name: self.name.clone(),
-            origin: self.origin,
-        }
+        Label { id: self.id, name: self.name.clone(), origin: self.origin }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -293,13 +282,10 @@ impl JobCell {
         if self.done.load(Ordering::Relaxed) {
             return true;
         }
-        let known = state
-            .waiters
-            .iter_mut()
-            .find_map(|(_, waiter)| match waiter {
-                Waiter::Waker(known) => Some(known),
-                _ => None,
-            });
+        let known = state.waiters.iter_mut().find_map(|(_, waiter)| match waiter {
+            Waiter::Waker(known) => Some(known),
+            _ => None,
+        });
         match known {
             Some(known) => known.clone_from(waker),
             None => {
@@ -356,10 +342,7 @@ impl fmt::Debug for JobCell {
             Some(ended) if ended.is_failed() => "failed",
             Some(_) => "finished",
         };
-        f.debug_struct("JobFuture")
-            .field("id", &self.id.number())
-            .field("state", &text)
-            .finish()
+        f.debug_struct("JobFuture").field("id", &self.id.number()).field("state", &text).finish()
     }
 }
 
@@ -372,10 +355,7 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn push(&self, index: usize) {
-        self.ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(index);
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).push_back(index);
         self.changed.notify_all();
     }
 
@@ -387,19 +367,13 @@ impl Group {
                 return Some(index);
             }
             ended = match deadline {
-                None => self
-                    .changed
-                    .wait(ended)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => self.changed.wait(ended).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return None;
                     }
-                    self.changed
-                        .wait_timeout(ended, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
+                    self.changed.wait_timeout(ended, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }

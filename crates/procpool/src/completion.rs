@@ -19,12 +19,7 @@ pub fn as_completed<R: Send + 'static>(
             future.cell().add_group(&group, index);
         }
     }
-    AsCompleted {
-        left: futures.len(),
-        futures,
-        group,
-        deadline: None,
-    }
+    AsCompleted { left: futures.len(), futures, group, deadline: None }
 }
 
 /// The iterator of [`as_completed`]. Dropping it cancels nothing.
@@ -47,10 +42,7 @@ impl<R> AsCompleted<R> {
     /// The futures that were not yielded, in the order given.
     pub fn into_pending(mut self) -> Vec<JobFuture<R>> {
         self.leave();
-        std::mem::take(&mut self.futures)
-            .into_iter()
-            .flatten()
-            .collect()
+        std::mem::take(&mut self.futures).into_iter().flatten().collect()
     }
 
     fn leave(&self) {
@@ -73,14 +65,7 @@ impl<R> Iterator for AsCompleted<R> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (
-            if self.deadline.is_some() {
-                0
-            } else {
-                self.left
-            },
-            Some(self.left),
-        )
+        (if self.deadline.is_some() { 0 } else { self.left }, Some(self.left))
     }
 }
 
@@ -92,9 +77,7 @@ impl<R> Drop for AsCompleted<R> {
 
 impl<R> fmt::Debug for AsCompleted<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsCompleted")
-            .field("left", &self.left)
-            .finish_non_exhaustive()
+        f.debug_struct("AsCompleted").field("left", &self.left).finish_non_exhaustive()
     }
 }
 

@@ -53,12 +53,7 @@ impl Context {
         block: &Arc<SharedBlock>,
         ticket: Ticket,
     ) -> Context {
-        Context {
-            job_id,
-            attempt,
-            worker_index,
-            source: Source::Worker(Arc::clone(block), ticket),
-        }
+        Context { job_id, attempt, worker_index, source: Source::Worker(Arc::clone(block), ticket) }
     }
 
     pub(crate) fn in_thread(cell: &Arc<JobCell>, worker_index: usize) -> Context {
@@ -107,10 +102,7 @@ impl Context {
             Source::Worker(block, ticket) => block.set_progress(*ticket, fraction, message),
             Source::Thread(cell) => {
                 let kept = &message[..message.floor_char_boundary(PROGRESS_TEXT_MAX)];
-                cell.set_progress(Progress {
-                    fraction,
-                    message: kept.to_owned(),
-                });
+                cell.set_progress(Progress { fraction, message: kept.to_owned() });
             }
         }
     }

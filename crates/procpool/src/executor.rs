@@ -279,9 +279,8 @@ pub(crate) fn encode_argument<A: Data>(
     let encode =
         || elements::push_with(out, Kind::Value, |out| codec::encode_into(arg, limit, out));
     let result = catch_unwind(AssertUnwindSafe(encode));
-    result
-        .unwrap_or_else(|payload| Err(CodecFault::Message(panic_text(payload))))
-        .map_err(|fault| {
+    result.unwrap_or_else(|payload| Err(CodecFault::Message(panic_text(payload)))).map_err(
+        |fault| {
             out.truncate(start);
             match fault {
                 CodecFault::TooLarge { len, limit } => JobError::TooLarge { len, limit },
@@ -289,7 +288,8 @@ pub(crate) fn encode_argument<A: Data>(
                     JobError::Encode(codec_error::<A>(Side::Caller, message))
                 }
             }
-        })
+        },
+    )
 }
 
 /// Decodes a result, on the thread that takes it. A panic in its `Deserialize` is an error like any other.
@@ -300,17 +300,11 @@ pub(crate) fn decode_result<R: Data>(bytes: &[u8]) -> Result<R, JobError> {
 }
 
 pub(crate) fn codec_error<T>(side: Side, message: String) -> CodecError {
-    CodecError {
-        side,
-        type_name: type_name::<T>().to_owned(),
-        message,
-    }
+    CodecError { side, type_name: type_name::<T>().to_owned(), message }
 }
 
 fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text = panic_message(&*payload)
-        .unwrap_or("its payload is not text")
-        .to_owned();
+    let text = panic_message(&*payload).unwrap_or("its payload is not text").to_owned();
     // A payload's Drop may panic in its turn (rust-lang/rust#86027); it is not worth the risk.
     std::mem::forget(payload);
     format!("panicked: {text}")

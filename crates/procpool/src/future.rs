@@ -28,30 +28,21 @@ pub struct JobFuture<R> {
 impl<R: Data> JobFuture<R> {
     /// The future of a job whose result is encoded, or boxed.
     pub(crate) fn of_data(cell: Arc<JobCell>) -> JobFuture<R> {
-        JobFuture {
-            cell,
-            take: take_data::<R>,
-        }
+        JobFuture { cell, take: take_data::<R> }
     }
 }
 
 impl JobFuture<String> {
     /// The future of a job whose result is text, as it is.
     pub(crate) fn of_text(cell: Arc<JobCell>) -> JobFuture<String> {
-        JobFuture {
-            cell,
-            take: take_text,
-        }
+        JobFuture { cell, take: take_text }
     }
 }
 
 impl<R: Send + 'static> JobFuture<R> {
     /// The future of a job that runs in this process.
     pub(crate) fn of_local(cell: Arc<JobCell>) -> JobFuture<R> {
-        JobFuture {
-            cell,
-            take: take_local::<R>,
-        }
+        JobFuture { cell, take: take_local::<R> }
     }
 
     /// Calls `callback` when the job has ended, in the order in which callbacks were added, on a thread
@@ -99,16 +90,10 @@ impl<R> JobFuture<R> {
         match self.cell.take() {
             Some(ended) => {
                 let (result, report) = ended.into_parts();
-                Outcome {
-                    result: result.and_then(self.take),
-                    report,
-                }
+                Outcome { result: result.and_then(self.take), report }
             }
             // A forked child's copy, or a future that was polled to its end.
-            None => Outcome {
-                result: Err(JobError::Closed),
-                report: Report::default(),
-            },
+            None => Outcome { result: Err(JobError::Closed), report: Report::default() },
         }
     }
 
@@ -166,10 +151,7 @@ impl<R> Future for JobFuture<R> {
         if !self.cell.poll_done(context.waker()) {
             return Poll::Pending;
         }
-        let ended = self
-            .cell
-            .take()
-            .expect("a JobFuture was polled after it was ready");
+        let ended = self.cell.take().expect("a JobFuture was polled after it was ready");
         Poll::Ready(ended.into_parts().0.and_then(self.take))
     }
 }
@@ -189,9 +171,9 @@ fn take_data<R: Data>(value: Value) -> Result<R, JobError> {
 
 fn take_local<R: Send + 'static>(value: Value) -> Result<R, JobError> {
     match value {
-        Value::Boxed(value) => Ok(*value
-            .downcast()
-            .expect("a job's value has the type of its future")),
+        Value::Boxed(value) => {
+            Ok(*value.downcast().expect("a job's value has the type of its future"))
+        }
         Value::Bytes(_) | Value::Parts(_) => unreachable!("a local job's value is boxed"),
     }
 }

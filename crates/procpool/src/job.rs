@@ -31,15 +31,7 @@ impl<'p, A: Data, R: Data> Job<'p, A, R> {
         arg: A,
         origin: &'static Location<'static>,
     ) -> Job<'p, A, R> {
-        Job {
-            backend,
-            f,
-            arg,
-            origin,
-            name: None,
-            priority: 0,
-            options: Options::default(),
-        }
+        Job { backend, f, arg, origin, name: None, priority: 0, options: Options::default() }
     }
 
     /// The time limit from the start of each attempt, in place of the pool's, longer or shorter.
@@ -68,37 +60,18 @@ impl<'p, A: Data, R: Data> Job<'p, A, R> {
 
     /// Submits the job. Blocks only while a queue limit is reached.
     pub fn submit(self) -> JobFuture<R> {
-        let mut call = FunctionCall {
-            f: self.f,
-            arg: Some(self.arg),
-        };
-        let cell = JobCell::new(
-            self.backend.control(),
-            self.origin,
-            self.name,
-            self.priority,
-        );
+        let mut call = FunctionCall { f: self.f, arg: Some(self.arg) };
+        let cell = JobCell::new(self.backend.control(), self.origin, self.name, self.priority);
         submit_call(self.backend, &mut call, &cell, &self.options);
         JobFuture::of_data(cell)
     }
 
     /// Submits the job unless it is refused, in which case the argument comes back.
     pub(crate) fn try_submit(self) -> Result<JobFuture<R>, Rejected<A>> {
-        let mut call = FunctionCall {
-            f: self.f,
-            arg: Some(self.arg),
-        };
-        let cell = JobCell::new(
-            self.backend.control(),
-            self.origin,
-            self.name,
-            self.priority,
-        );
+        let mut call = FunctionCall { f: self.f, arg: Some(self.arg) };
+        let cell = JobCell::new(self.backend.control(), self.origin, self.name, self.priority);
         let promise = Promise(Arc::clone(&cell));
-        match self
-            .backend
-            .accept(&mut call, promise, &self.options, WhenFull::Refuse)
-        {
+        match self.backend.accept(&mut call, promise, &self.options, WhenFull::Refuse) {
             Ok(()) => Ok(JobFuture::of_data(cell)),
             Err(reason) => {
                 let arg = call.arg.take().expect("a refused job keeps its argument");

@@ -229,32 +229,18 @@ impl fmt::Display for JobError {
             JobError::Cancelled { started: false } => f.write_str("cancelled before it started"),
             JobError::Cancelled { started: true } => f.write_str("stopped while it ran"),
             JobError::Quarantined { attempts, last } => {
-                write!(
-                    f,
-                    "quarantined after it killed {attempts} workers; the last: {last}"
-                )
+                write!(f, "quarantined after it killed {attempts} workers; the last: {last}")
             }
             JobError::Encode(error) => {
-                let what = if error.side == Side::Caller {
-                    "argument"
-                } else {
-                    "result"
-                };
+                let what = if error.side == Side::Caller { "argument" } else { "result" };
                 write!(f, "cannot encode the {what}: {error}")
             }
             JobError::Decode(error) => {
-                let what = if error.side == Side::Caller {
-                    "result"
-                } else {
-                    "argument"
-                };
+                let what = if error.side == Side::Caller { "result" } else { "argument" };
                 write!(f, "cannot decode the {what}: {error}")
             }
             JobError::TooLarge { len, limit } => {
-                write!(
-                    f,
-                    "{len} bytes are more than the payload limit of {limit} allows"
-                )
+                write!(f, "{len} bytes are more than the payload limit of {limit} allows")
             }
             JobError::Unregistered(what) => {
                 write!(f, "{} cannot be called in a worker", Escaped(what))
@@ -284,24 +270,13 @@ impl fmt::Display for Panic {
             write!(f, " at {}", Escaped(location))?;
         }
         write!(f, ": {}", Escaped(&self.message))?;
-        if self.aborted {
-            f.write_str(" (and its worker aborted)")
-        } else {
-            Ok(())
-        }
+        if self.aborted { f.write_str(" (and its worker aborted)") } else { Ok(()) }
     }
 }
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Death {
-            status,
-            phase,
-            pid,
-            attempt,
-            worker,
-            ..
-        } = self;
+        let Death { status, phase, pid, attempt, worker, .. } = self;
         write!(
             f,
             "{} died: {status} in worker {worker} (pid {pid}) {phase}, attempt {attempt}",
@@ -340,11 +315,7 @@ impl fmt::Display for Timeout {
             EndedBy::Term => "ended by SIGTERM",
             EndedBy::Kill => "ended by SIGKILL",
         };
-        write!(
-            f,
-            "{} exceeded its {limit} limit of {:?}; {how}",
-            self.label, self.after
-        )
+        write!(f, "{} exceeded its {limit} limit of {:?}; {how}", self.label, self.after)
     }
 }
 
@@ -363,11 +334,7 @@ impl fmt::Display for Status {
                     Ok(signal) => f.write_str(signal.as_str())?,
                     Err(_) => write!(f, "signal {number}")?,
                 }
-                if *core {
-                    f.write_str(" (core dumped)")
-                } else {
-                    Ok(())
-                }
+                if *core { f.write_str(" (core dumped)") } else { Ok(()) }
             }
             Status::Unknown => f.write_str("an unknown status"),
         }
@@ -413,11 +380,7 @@ mod tests {
     use super::*;
 
     fn label() -> Label {
-        Label {
-            id: JobId::from_number(17),
-            name: None,
-            origin: Location::caller(),
-        }
+        Label { id: JobId::from_number(17), name: None, origin: Location::caller() }
     }
 
     fn death(stderr_tail: &str) -> Death {
@@ -437,10 +400,7 @@ mod tests {
     #[test]
     fn a_death_reads_as_one_line_that_names_everything() {
         let text = JobError::Died(death("first\nlast words\n")).to_string();
-        assert!(
-            text.starts_with("job 17 (crates/procpool/src/job_error.rs:"),
-            "{text}"
-        );
+        assert!(text.starts_with("job 17 (crates/procpool/src/job_error.rs:"), "{text}");
         let rest = "died: SIGSEGV in worker 3 (pid 4711) while running, attempt 1; last stderr: \"first\\nlast words\"";
         assert!(text.ends_with(rest), "{text}");
     }
@@ -455,19 +415,13 @@ mod tests {
 
     #[test]
     fn a_name_stands_in_the_label() {
-        let label = Label {
-            name: Some("nightly\nbuild".into()),
-            ..label()
-        };
+        let label = Label { name: Some("nightly\nbuild".into()), ..label() };
         let text = Timeout {
             limit: Limit::Job,
             after: Duration::from_millis(300),
             ended_by: EndedBy::Kill,
             label,
         };
-        assert!(
-            text.to_string().starts_with("job 17 `nightly\\nbuild` ("),
-            "{text}"
-        );
+        assert!(text.to_string().starts_with("job 17 `nightly\\nbuild` ("), "{text}");
     }
 }

@@ -230,33 +230,19 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
         let options = Options::default();
         match single {
             Some(arg) => {
-                let mut call = FunctionCall {
-                    f: self.f,
-                    arg: Some(arg),
-                };
+                let mut call = FunctionCall { f: self.f, arg: Some(arg) };
                 submit_call(self.backend, &mut call, &cell, &options);
             }
             None => {
                 let sound = (count - refused.len()) as u32;
-                let mut call = ChunkCall {
-                    f: self.f,
-                    arguments,
-                    sound,
-                };
+                let mut call = ChunkCall { f: self.f, arguments, sound };
                 submit_call(self.backend, &mut call, &cell, &options);
             }
         }
         if self.order == Order::Completion {
             cell.add_group(&self.group, self.next_chunk);
         }
-        self.in_flight.insert(
-            self.next_chunk,
-            Chunk {
-                cell,
-                count,
-                refused,
-            },
-        );
+        self.in_flight.insert(self.next_chunk, Chunk { cell, count, refused });
         self.next_chunk += 1;
         self.outstanding += count;
     }
@@ -334,16 +320,9 @@ impl<A: Data, R: Data, I: Iterator<Item = A>> Iterator for Map<'_, A, R, I> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (low, high) = self.items.size_hint();
-        let low = if self.limit.is_some() {
-            0
-        } else {
-            low.saturating_add(self.outstanding)
-        };
+        let low = if self.limit.is_some() { 0 } else { low.saturating_add(self.outstanding) };
         // One more: the element that says that the time is over.
-        (
-            low,
-            high.and_then(|high| high.checked_add(self.outstanding)?.checked_add(1)),
-        )
+        (low, high.and_then(|high| high.checked_add(self.outstanding)?.checked_add(1)))
     }
 }
 
@@ -405,20 +384,16 @@ impl Outcomes {
         }
         let index = self.index;
         self.index += 1;
-        if self
-            .refused
-            .front()
-            .is_some_and(|(refused, _)| *refused == index)
-        {
+        if self.refused.front().is_some_and(|(refused, _)| *refused == index) {
             return self.refused.pop_front().map(|(_, error)| Err(error));
         }
         Some(match &mut self.parts {
             Parts::Error(error) => Err(error.clone()),
             Parts::One(value) => match value.take() {
                 Some(Value::Bytes(bytes)) => decode_result(&bytes),
-                Some(Value::Boxed(value)) => Ok(*value
-                    .downcast()
-                    .expect("a job's value has the type of its map")),
+                Some(Value::Boxed(value)) => {
+                    Ok(*value.downcast().expect("a job's value has the type of its map"))
+                }
                 Some(Value::Parts(_)) | None => Err(JobError::Closed),
             },
             Parts::Many(parts, read) => match &self.label {

@@ -78,10 +78,7 @@ impl ProcessPool {
             .name("procpool".into())
             .spawn(move || supervisor.run())
             .map_err(|error| Error::system("cannot start a pool's supervisor thread", error))?;
-        Ok(ProcessPool {
-            core: PoolCore(inner),
-            supervisor: Mutex::new(Some(thread)),
-        })
+        Ok(ProcessPool { core: PoolCore(inner), supervisor: Mutex::new(Some(thread)) })
     }
 
     /// Submits `f(arg)`. `f` is any function, or a closure that captures nothing; several arguments
@@ -132,16 +129,8 @@ impl ProcessPool {
     /// does not know. A name that the worker does not know ends as [`JobError::Unregistered`].
     #[track_caller]
     pub fn call(&self, task: &str, json: impl Into<String>) -> JobFuture<String> {
-        let cell = JobCell::new(
-            self.backend().control(),
-            Location::caller(),
-            Some(task.into()),
-            0,
-        );
-        let mut call = JsonCall {
-            name: task,
-            json: json.into(),
-        };
+        let cell = JobCell::new(self.backend().control(), Location::caller(), Some(task.into()), 0);
+        let mut call = JsonCall { name: task, json: json.into() };
         submit_call(self.backend(), &mut call, &cell, &Options::default());
         JobFuture::of_text(cell)
     }
@@ -158,20 +147,12 @@ impl ProcessPool {
 
     /// Counts at this moment.
     pub fn stats(&self) -> Stats {
-        if fork::is_child() {
-            Stats::default()
-        } else {
-            self.core.0.dispatch().stats()
-        }
+        if fork::is_child() { Stats::default() } else { self.core.0.dispatch().stats() }
     }
 
     /// The workers at this moment, by index.
     pub fn workers(&self) -> Vec<WorkerInfo> {
-        if fork::is_child() {
-            Vec::new()
-        } else {
-            self.core.0.dispatch().workers()
-        }
+        if fork::is_child() { Vec::new() } else { self.core.0.dispatch().workers() }
     }
 
     /// Starts all workers now and waits until they are ready.
@@ -192,18 +173,11 @@ impl ProcessPool {
                 Admission::Open if dispatch.all_serving() => return Ok(()),
                 Admission::Open => {}
             }
-            if !dispatch
-                .requests
-                .iter()
-                .any(|request| matches!(request, Request::WarmUp))
-            {
+            if !dispatch.requests.iter().any(|request| matches!(request, Request::WarmUp)) {
                 dispatch.requests.push(Request::WarmUp);
             }
             inner.wake();
-            dispatch = inner
-                .changed
-                .wait(dispatch)
-                .unwrap_or_else(PoisonError::into_inner);
+            dispatch = inner.changed.wait(dispatch).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -226,11 +200,7 @@ impl ProcessPool {
         inner.changed.notify_all();
         inner.wake();
         inner.wait_ended();
-        let thread = self
-            .supervisor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // The pool has ended; a panic of the supervisor's would have been seen.
             let _ = thread.join();
@@ -241,11 +211,7 @@ impl ProcessPool {
 
 impl Drop for ProcessPool {
     fn drop(&mut self) {
-        self.shutdown(if thread::panicking() {
-            Shutdown::Abort
-        } else {
-            Shutdown::Drain
-        });
+        self.shutdown(if thread::panicking() { Shutdown::Abort } else { Shutdown::Drain });
     }
 }
 
@@ -272,10 +238,9 @@ impl PoolCore {
             |name: &str, run, function| WireTarget::Named(Box::new((name.into(), run, function)));
         match call.callee() {
             Callee::JsonTask(name) => Ok(named(name, 0, 0)),
-            Callee::Function {
-                function,
-                signature,
-            } if self.0.settings.worker_program.is_none() => {
+            Callee::Function { function, signature }
+                if self.0.settings.worker_program.is_none() =>
+            {
                 let offsets = self.0.image.offsets(function);
                 let (run, function) = offsets.ok_or_else(|| {
                     JobError::Unregistered(format!(
@@ -322,11 +287,7 @@ impl PoolCore {
                 return Err(Rejection::Full);
             }
             dispatch.blocked += 1;
-            dispatch = self
-                .0
-                .room
-                .wait(dispatch)
-                .unwrap_or_else(PoisonError::into_inner);
+            dispatch = self.0.room.wait(dispatch).unwrap_or_else(PoisonError::into_inner);
             dispatch.blocked -= 1;
         }
     }
@@ -434,9 +395,7 @@ impl Control for Inner {
     fn abort(&self, job: &Promise) {
         if !self.cancel(job) && !fork::is_child() {
             // It has started, so there is a worker to stop, which is the supervisor's work.
-            self.dispatch()
-                .requests
-                .push(Request::Abort(Arc::clone(&job.0)));
+            self.dispatch().requests.push(Request::Abort(Arc::clone(&job.0)));
             self.wake();
         }
     }
@@ -446,11 +405,7 @@ impl Control for Inner {
     }
 
     fn progress(&self, job: &Promise) -> Option<Progress> {
-        if fork::is_child() {
-            None
-        } else {
-            self.dispatch().progress(&job.0)
-        }
+        if fork::is_child() { None } else { self.dispatch().progress(&job.0) }
     }
 
     fn is_inert(&self) -> bool {

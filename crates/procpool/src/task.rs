@@ -38,12 +38,7 @@ impl Task {
         functions: fn() -> Functions,
     ) -> Task {
         let fingerprint = fnv1a(signature.as_bytes(), fnv1a(name.as_bytes(), FNV_OFFSET));
-        Task {
-            name,
-            signature,
-            fingerprint,
-            functions,
-        }
+        Task { name, signature, fingerprint, functions }
     }
 }
 
@@ -87,9 +82,7 @@ pub(crate) fn named(name: &str) -> Option<&'static Task> {
 
 /// The task that this function is registered as.
 pub(crate) fn of_function(function: Function) -> Option<&'static Task> {
-    tasks()
-        .iter()
-        .find(|task| (task.functions)().binary.address() == function.address())
+    tasks().iter().find(|task| (task.functions)().binary.address() == function.address())
 }
 
 /// Pairs a function with its trampolines.
@@ -115,10 +108,8 @@ pub struct TaskInfo {
 
 /// The tasks of this program, as a worker tells them to a pool.
 pub(crate) fn list_as_json() -> String {
-    let list: Vec<_> = tasks()
-        .iter()
-        .map(|task| (task.name, task.signature, task.fingerprint))
-        .collect();
+    let list: Vec<_> =
+        tasks().iter().map(|task| (task.name, task.signature, task.fingerprint)).collect();
     serde_json::to_string(&list).expect("strings and numbers are always JSON")
 }
 
@@ -126,16 +117,9 @@ impl TaskInfo {
     /// Reads what `list_as_json` wrote in a worker, by name.
     pub(crate) fn parse_list(json: &str) -> Result<Vec<TaskInfo>, JobError> {
         let list: Vec<(String, String, u64)> = serde_json::from_str(json).map_err(|error| {
-            JobError::Decode(codec_error::<Vec<TaskInfo>>(
-                Side::Caller,
-                error.to_string(),
-            ))
+            JobError::Decode(codec_error::<Vec<TaskInfo>>(Side::Caller, error.to_string()))
         })?;
-        let info = |(name, signature, fingerprint)| TaskInfo {
-            name,
-            signature,
-            fingerprint,
-        };
+        let info = |(name, signature, fingerprint)| TaskInfo { name, signature, fingerprint };
         let mut tasks: Vec<TaskInfo> = list.into_iter().map(info).collect();
         tasks.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(tasks)

@@ -116,9 +116,8 @@ impl ThreadPoolBuilder {
     pub fn build(self) -> Result<ThreadPool, Error> {
         static POOLS: AtomicU64 = AtomicU64::new(0);
         let cpus = thread::available_parallelism().map_or(1, usize::from);
-        let workers = self
-            .workers
-            .unwrap_or_else(|| THREADS_MAX_DEFAULT.min(cpus + THREADS_BEYOND_CPUS));
+        let workers =
+            self.workers.unwrap_or_else(|| THREADS_MAX_DEFAULT.min(cpus + THREADS_BEYOND_CPUS));
         if workers == 0 {
             return Err(Error::setting("workers(0): a pool has at least one worker"));
         }
@@ -137,9 +136,7 @@ impl ThreadPoolBuilder {
             callbacks: CallbackThreads::default(),
             timers: Timers::default(),
         };
-        Ok(ThreadPool {
-            backend: ThreadBackend(Arc::new(inner)),
-        })
+        Ok(ThreadPool { backend: ThreadBackend(Arc::new(inner)) })
     }
 }
 
@@ -203,11 +200,7 @@ impl ThreadPool {
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
-        self.shutdown(if thread::panicking() {
-            Shutdown::Abort
-        } else {
-            Shutdown::Drain
-        });
+        self.shutdown(if thread::panicking() { Shutdown::Abort } else { Shutdown::Drain });
     }
 }
 
@@ -292,12 +285,7 @@ impl Inner {
         state.queue.insert(
             priority,
             sequence,
-            Task {
-                cell,
-                run,
-                timeout,
-                submitted: Instant::now(),
-            },
+            Task { cell, run, timeout, submitted: Instant::now() },
         );
         drop(state);
         self.work.notify_one();
@@ -308,9 +296,7 @@ impl Inner {
         let index = state.threads.len();
         let inner = Arc::clone(self);
         let name = format!("{}_{index}", self.name);
-        let thread = thread::Builder::new()
-            .name(name)
-            .spawn(move || inner.serve(index))?;
+        let thread = thread::Builder::new().name(name).spawn(move || inner.serve(index))?;
         state.ids.push(thread.thread().id());
         state.threads.push(thread);
         state.running.push(None);
@@ -335,22 +321,14 @@ impl Inner {
                 return;
             } else {
                 state.idle += 1;
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
             }
         }
     }
 
     fn run(&self, task: Task, index: usize) {
-        let Task {
-            cell,
-            run,
-            timeout,
-            submitted,
-        } = task;
+        let Task { cell, run, timeout, submitted } = task;
         let started = Instant::now();
         let mut report = Report {
             attempts: 1,
@@ -360,8 +338,7 @@ impl Inner {
             ..Report::default()
         };
         if let Some(timeout) = timeout {
-            self.timers
-                .set(started, timeout, &cell, &report, &self.callbacks);
+            self.timers.set(started, timeout, &cell, &report, &self.callbacks);
         }
         let result = {
             let _context = Context::in_thread(&cell, index).enter();
@@ -369,9 +346,7 @@ impl Inner {
         };
         report.ran = started.elapsed();
         let result = result.map(Value::Boxed).map_err(|payload| {
-            let message = panic_message(&*payload)
-                .unwrap_or("Box<dyn Any>")
-                .to_owned();
+            let message = panic_message(&*payload).unwrap_or("Box<dyn Any>").to_owned();
             // Its Drop may panic (rust-lang/rust#86027).
             mem::forget(payload);
             JobError::Panicked(Panic {
@@ -382,8 +357,7 @@ impl Inner {
                 label: cell.label(),
             })
         });
-        self.callbacks
-            .run(cell.complete(Ended::new(result, report)));
+        self.callbacks.run(cell.complete(Ended::new(result, report)));
     }
 
     fn shutdown(&self, how: Shutdown) {
@@ -414,10 +388,7 @@ impl Inner {
         // Not by joining: each of several shutdowns at the same time waits for all threads.
         let mut state = self.state();
         while state.live > state.leaving {
-            state = self
-                .gone
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.gone.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let threads = if is_own {
             state.leaving -= 1;
@@ -436,10 +407,7 @@ impl Inner {
 
     fn end(&self, cell: &JobCell, started: bool) {
         cell.stop.store(true, Ordering::Relaxed);
-        let report = Report {
-            attempts: u32::from(started),
-            ..Report::default()
-        };
+        let report = Report { attempts: u32::from(started), ..Report::default() };
         let ended = Ended::new(Err(JobError::Cancelled { started }), report);
         self.callbacks.run(cell.complete(ended));
     }
@@ -535,10 +503,7 @@ impl Timers {
             return;
         };
         let mut state = self.0.lock();
-        let report = Report {
-            ran: after,
-            ..report.clone()
-        };
+        let report = Report { ran: after, ..report.clone() };
         state.due.push(Reverse(Timer {
             at,
             after,
@@ -595,10 +560,7 @@ impl TimerShared {
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
                 }
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }

@@ -23,11 +23,7 @@ fn each_line_is_a_call_and_each_result_a_line() {
         let expected: String = (0..1000).map(|n| format!("{}\n", n * 2)).collect();
         let ran = call("double", &["-k"], &lines);
         assert_eq!((ran.code, ran.out()), (0, &expected[..]), "{ran:#?}");
-        let ran = call(
-            "greet",
-            &["-k"],
-            "[\"a\",1]\n\n  \n [ \"é\", 2 ] \r\n[\"\",0]",
-        );
+        let ran = call("greet", &["-k"], "[\"a\",1]\n\n  \n [ \"é\", 2 ] \r\n[\"\",0]");
         let expected = "\"hello a\\n\"\n\"hello é\\nhello é\\n\"\n\"\"\n";
         assert_eq!((ran.code, ran.out()), (0, expected), "{ran:#?}");
     });
@@ -41,22 +37,9 @@ fn lines_come_from_a_file_too() {
         let file = dir.path().join("lines");
         fs::write(&file, "1\n2\n").unwrap();
         let file = file.to_str().unwrap();
-        let args = [
-            "call",
-            "-k",
-            "--worker",
-            TASKS,
-            "worker_tasks::double",
-            file,
-        ];
+        let args = ["call", "-k", "--worker", TASKS, "worker_tasks::double", file];
         assert_eq!(procpool(&args, b"").out(), "2\n4\n");
-        let args = [
-            "call",
-            "--worker",
-            TASKS,
-            "worker_tasks::double",
-            "/no/such/file",
-        ];
+        let args = ["call", "--worker", TASKS, "worker_tasks::double", "/no/such/file"];
         let ran = procpool(&args, b"");
         assert_eq!(ran.code, 104);
         ran.complains("procpool: cannot read `/no/such/file`: ", "No such file");
@@ -80,14 +63,8 @@ fn bad_lines_are_named_and_cost_no_other() {
             &format!("procpool: line 9: the argument does not fit {task}: "),
             "expected u64",
         );
-        ran.complains(
-            &format!("procpool: line 10: the argument does not fit {task}: "),
-            "`-10`",
-        );
-        ran.complains(
-            &format!("procpool: line 11: {task} was not called: "),
-            "column 3",
-        );
+        ran.complains(&format!("procpool: line 10: the argument does not fit {task}: "), "`-10`");
+        ran.complains(&format!("procpool: line 11: {task} was not called: "), "column 3");
         assert_eq!(ran.stderr.lines().count(), 4, "{ran:#?}");
     });
 }
@@ -111,10 +88,7 @@ fn crashes_and_panics_cost_their_own_lines() {
         let ran = call("crash_on_13", &["-k"], lines);
         assert_eq!((ran.code, ran.out()), (1, "11\n12\n14\n15\n"), "{ran:#?}");
         let start = "procpool: line 3: the worker (pid ";
-        ran.complains(
-            start,
-            "of task `worker_tasks::crash_on_13` died: SIGSEGV while running",
-        );
+        ran.complains(start, "of task `worker_tasks::crash_on_13` died: SIGSEGV while running");
 
         let ran = call("panic_on_13", &["-k"], lines);
         assert_eq!((ran.code, ran.out()), (1, "11\n12\n14\n15\n"), "{ran:#?}");
@@ -130,10 +104,7 @@ fn a_task_that_kills_every_worker_is_given_up() {
     test(|| {
         let ran = call("crash_on_13", &["-k", "--retries", "2"], "12\n13\n14\n");
         assert_eq!((ran.code, ran.out()), (1, "12\n14\n"), "{ran:#?}");
-        ran.complains(
-            "procpool: line 2: ",
-            "killed 3 workers and is not tried again",
-        );
+        ran.complains("procpool: line 2: ", "killed 3 workers and is not tried again");
         ran.complains("procpool: line 2: ", "SIGSEGV");
     });
 }
@@ -176,10 +147,7 @@ fn a_call_that_takes_too_long_is_stopped() {
         let line = format!("\"{}\"\n", meeting.path());
         let ran = call("wait_at", &["--timeout", "200ms"], &line);
         assert_eq!((ran.code, ran.out()), (1, ""), "{ran:#?}");
-        ran.complains(
-            "procpool: line 1: task `worker_tasks::wait_at`",
-            "timed out after 200ms",
-        );
+        ran.complains("procpool: line 1: task `worker_tasks::wait_at`", "timed out after 200ms");
     });
 }
 
@@ -202,10 +170,7 @@ fn only_a_worker_program_writes_to_standard_output() {
         // It prints the name that it was started by, and its arguments.
         let ran = procpool(&["call", "--worker", "/bin/ls", "a::b"], b"1\n");
         assert_eq!(ran.out(), "");
-        let ran = procpool(
-            &["call", "--worker", TASKS, "worker_tasks::chatter"],
-            b"1\n",
-        );
+        let ran = procpool(&["call", "--worker", TASKS, "worker_tasks::chatter"], b"1\n");
         assert_eq!(ran.out(), "said aloud\nnull\n");
     });
 }
@@ -224,16 +189,12 @@ fn a_program_that_is_no_worker_program_is_named() {
         assert_eq!((ran.code, ran.out()), (106, ""), "{ran:#?}");
         ran.complains(start, "procpool::init()");
 
-        for args in [
-            &["call", "--worker", "/no/such", "a::b"][..],
-            &["tasks", "--worker", "/no/such"],
-        ] {
+        for args in
+            [&["call", "--worker", "/no/such", "a::b"][..], &["tasks", "--worker", "/no/such"]]
+        {
             let ran = procpool(args, b"1\n");
             assert_eq!((ran.code, ran.out()), (127, ""), "{ran:#?}");
-            ran.complains(
-                "procpool: --worker: cannot execute `/no/such`: ",
-                "No such file",
-            );
+            ran.complains("procpool: --worker: cannot execute `/no/such`: ", "No such file");
         }
     });
 }
@@ -244,24 +205,15 @@ fn tasks_are_listed() {
     test(|| {
         let ran = procpool(&["tasks", "--worker", TASKS], b"");
         assert_eq!(ran.code, 0, "{ran:#?}");
-        let line = ran
-            .out()
-            .lines()
-            .find(|line| line.starts_with("worker_tasks::half "));
-        assert!(
-            line.unwrap().contains("fn(u64) -> Result<u64, String>"),
-            "{line:?}"
-        );
+        let line = ran.out().lines().find(|line| line.starts_with("worker_tasks::half "));
+        assert!(line.unwrap().contains("fn(u64) -> Result<u64, String>"), "{line:?}");
 
         let ran = procpool(&["tasks", "--json", "--worker", TASKS], b"");
         assert_eq!(ran.code, 0, "{ran:#?}");
         let parse = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
         let tasks: Vec<_> = ran.out().lines().map(parse).collect();
         assert_eq!(tasks.len(), 9);
-        let double = tasks
-            .iter()
-            .find(|task| task["name"] == "worker_tasks::double")
-            .unwrap();
+        let double = tasks.iter().find(|task| task["name"] == "worker_tasks::double").unwrap();
         assert_eq!(double["signature"], "fn(u64) -> u64");
         let fingerprint = double["fingerprint"].as_str().unwrap();
         assert!(u64::from_str_radix(fingerprint, 16).is_ok() && fingerprint.len() == 16);

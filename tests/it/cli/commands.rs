@@ -21,9 +21,7 @@ fn a_failed_command_is_told_with_its_number_and_input() {
 #[test]
 fn more_than_a_hundred_failures_are_code_101() {
     test(|| {
-        let inputs: Vec<u8> = (0..100)
-            .flat_map(|n| format!("{n}\n").into_bytes())
-            .collect();
+        let inputs: Vec<u8> = (0..100).flat_map(|n| format!("{n}\n").into_bytes()).collect();
         assert_eq!(procpool(&["run", "false"], &inputs).code, 100);
         let more = [&inputs[..], b"100\n"].concat();
         assert_eq!(procpool(&["run", "false"], &more).code, 101);
@@ -35,10 +33,7 @@ fn more_than_a_hundred_failures_are_code_101() {
 fn a_command_that_segfaults_is_reported_as_what_it_is() {
     test(|| {
         let script = format!("[ $0 != b ] || exec '{GUEST}' segv; echo $0");
-        let ran = procpool(
-            &["run", "-k", "sh", "-c", &script, ":::", "a", "b", "c"],
-            b"",
-        );
+        let ran = procpool(&["run", "-k", "sh", "-c", &script, ":::", "a", "b", "c"], b"");
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.out(), "a\nc\n");
         ran.says("procpool: job 2 (input `b`): killed by SIGSEGV");
@@ -52,10 +47,7 @@ fn a_command_that_segfaults_is_reported_as_what_it_is() {
 fn a_job_that_times_out_leaves_no_process() {
     test(|| {
         let script = "echo before; sleep 1000 & sleep 1000";
-        let ran = procpool(
-            &["run", "--timeout", "1s", "sh", "-c", script, ":::", "x"],
-            b"",
-        );
+        let ran = procpool(&["run", "--timeout", "1s", "sh", "-c", script, ":::", "x"], b"");
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.out(), "before\n");
         ran.says("procpool: job 1 (input `x`): the command timed out after 1s and was stopped");
@@ -67,10 +59,7 @@ fn a_job_that_times_out_leaves_no_process() {
 fn a_job_that_times_out_and_is_deaf_is_killed() {
     test(|| {
         let script = "trap '' TERM; echo deaf; sleep 1000 & wait; sleep 1000";
-        let ran = procpool(
-            &["run", "--timeout", "1", "sh", "-c", script, ":::", "x"],
-            b"",
-        );
+        let ran = procpool(&["run", "--timeout", "1", "sh", "-c", script, ":::", "x"], b"");
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.out(), "deaf\n");
         ran.complains("procpool: job 1", "timed out after 1s and was killed");
@@ -82,10 +71,7 @@ fn a_job_that_times_out_and_is_deaf_is_killed() {
 fn a_job_that_times_out_can_clean_up() {
     test(|| {
         let script = "trap 'echo cleaned; exit 0' TERM; echo begun; sleep 1000 & wait";
-        let ran = procpool(
-            &["run", "--timeout", "1000ms", "sh", "-c", script, ":::", "x"],
-            b"",
-        );
+        let ran = procpool(&["run", "--timeout", "1000ms", "sh", "-c", script, ":::", "x"], b"");
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.out(), "begun\ncleaned\n");
     });
@@ -96,10 +82,7 @@ fn a_job_that_times_out_can_clean_up() {
 fn a_timeout_costs_no_other_job() {
     test(|| {
         let script = "[ $0 != 1 ] || sleep 1000; echo $0";
-        let ran = procpool(
-            &["run", "-j1", "--timeout", "1s", "sh", "-c", script],
-            b"0\n1\n2\n3\n",
-        );
+        let ran = procpool(&["run", "-j1", "--timeout", "1s", "sh", "-c", script], b"0\n1\n2\n3\n");
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.sorted(), ["0", "2", "3"]);
     });
@@ -114,18 +97,12 @@ fn a_failed_command_is_run_again_if_asked_for() {
         let file = dir.path().join("attempts");
         let file = file.to_str().unwrap();
         let script = r#"echo $$ >> "$0"; n=$(wc -l < "$0"); echo "attempt $n"; [ $n = 3 ]"#;
-        let ran = procpool(
-            &["run", "--retries", "2", "sh", "-c", script, ":::", file],
-            b"",
-        );
+        let ran = procpool(&["run", "--retries", "2", "sh", "-c", script, ":::", file], b"");
         assert_eq!((ran.code, ran.out()), (0, "attempt 3\n"), "{ran:#?}");
         assert!(ran.stderr.is_empty(), "{ran:#?}");
 
         fs::remove_file(file).unwrap();
-        let ran = procpool(
-            &["run", "--retries", "1", "sh", "-c", script, ":::", file],
-            b"",
-        );
+        let ran = procpool(&["run", "--retries", "1", "sh", "-c", script, ":::", file], b"");
         assert_eq!((ran.code, ran.out()), (1, "attempt 2\n"), "{ran:#?}");
         ran.complains("procpool: job 1", "exit code 1 (attempt 2 of 2)");
         assert_eq!(fs::read_to_string(file).unwrap().lines().count(), 2);
@@ -139,10 +116,7 @@ fn a_failed_command_is_not_run_again_unasked() {
         let dir = TempDir::new();
         let file = dir.path().join("attempts");
         let file = file.to_str().unwrap();
-        let ran = procpool(
-            &["run", "sh", "-c", r#"echo $$ >> "$0"; exit 1"#, ":::", file],
-            b"",
-        );
+        let ran = procpool(&["run", "sh", "-c", r#"echo $$ >> "$0"; exit 1"#, ":::", file], b"");
         assert_eq!(ran.code, 1);
         assert_eq!(fs::read_to_string(file).unwrap().lines().count(), 1);
     });
@@ -153,10 +127,7 @@ fn a_failed_command_is_not_run_again_unasked() {
 fn a_killed_worker_costs_its_own_job_alone() {
     test(|| {
         let script = "[ $0 != b ] || kill -9 $PPID; echo $0";
-        let ran = procpool(
-            &["run", "-k", "sh", "-c", script, ":::", "a", "b", "c"],
-            b"",
-        );
+        let ran = procpool(&["run", "-k", "sh", "-c", script, ":::", "a", "b", "c"], b"");
         assert_eq!(ran.code, 1, "{ran:#?}");
         assert_eq!(ran.out(), "a\nc\n");
         ran.complains("procpool: job 2 (input `b`): the worker", "died: SIGKILL");
@@ -168,10 +139,7 @@ fn a_killed_worker_costs_its_own_job_alone() {
 #[test]
 fn what_a_command_leaves_in_the_background_is_not_waited_for() {
     test(|| {
-        let ran = procpool(
-            &["run", "sh", "-c", "sleep 1000 & echo $0", ":::", "a", "b"],
-            b"",
-        );
+        let ran = procpool(&["run", "sh", "-c", "sleep 1000 & echo $0", ":::", "a", "b"], b"");
         assert_eq!(ran.code, 0, "{ran:#?}");
         assert_eq!(ran.sorted(), ["a", "b"]);
     });
@@ -203,10 +171,7 @@ fn so_many_jobs_run_at_a_time() {
 fn a_command_runs_in_the_surroundings_of_the_program() {
     test(|| {
         let script = "pwd; env | grep -c ^PROCPOOL; cat; echo end";
-        let ran = procpool(
-            &["run", "sh", "-c", script, ":::", "x"],
-            b"not for the command",
-        );
+        let ran = procpool(&["run", "sh", "-c", script, ":::", "x"], b"not for the command");
         let here = std::env::current_dir().unwrap();
         let expected = format!("{}\n0\nend\n", here.display());
         assert_eq!((ran.code, ran.out()), (0, &expected[..]), "{ran:#?}");

@@ -27,11 +27,7 @@ fn inputs_come_from_three_places() {
             (&["run", "-k", "-a", "-", "echo"], "a\nb\nc"),
         ] {
             let ran = procpool(args, input.as_bytes());
-            assert_eq!(
-                (ran.code, ran.out()),
-                (0, "a\nb\nc\n"),
-                "{args:?}: {ran:#?}"
-            );
+            assert_eq!((ran.code, ran.out()), (0, "a\nb\nc\n"), "{args:?}: {ran:#?}");
         }
     });
 }
@@ -53,10 +49,8 @@ fn placeholders_are_filled() {
 fn no_shell_sees_an_input() {
     test(|| {
         let inputs = ["$(touch x); `y` *", "-n", "--help", "", " a  b "];
-        let args: Vec<&str> = ["run", "-k", "printf", "[%s]", "{}", ":::"]
-            .into_iter()
-            .chain(inputs)
-            .collect();
+        let args: Vec<&str> =
+            ["run", "-k", "printf", "[%s]", "{}", ":::"].into_iter().chain(inputs).collect();
         let ran = procpool(&args, b"");
         assert_eq!(ran.out(), "[$(touch x); `y` *][-n][--help][][ a  b ]");
     });
@@ -99,14 +93,7 @@ fn inputs_are_read_only_as_they_are_needed() {
         const TAKEN_MAX: usize = 40_000;
         let meeting = Meeting::new();
         let first = format!("\"{}\"", meeting.path());
-        let args = [
-            "call",
-            "-k",
-            "-j2",
-            "--worker",
-            TASKS,
-            "worker_tasks::wait_at",
-        ];
+        let args = ["call", "-k", "-j2", "--worker", TASKS, "worker_tasks::wait_at"];
         let mut started = start(&args, Stdio::piped());
         let mut stdin = started.child.stdin.take().unwrap();
         let written = AtomicUsize::new(0);
@@ -145,10 +132,7 @@ fn an_input_that_is_too_long_fails_alone() {
             format!("a\n{long}\nbb\n").as_bytes(),
         );
         assert_eq!((ran.code, ran.out()), (1, "1\n2\n"), "{}", ran.stderr);
-        ran.complains(
-            "procpool: job 2 (input `xxx",
-            "not run: an argument has at most",
-        );
+        ran.complains("procpool: job 2 (input `xxx", "not run: an argument has at most");
     });
 }
 

@@ -53,10 +53,7 @@ impl Finished {
 
     /// Asserts that a line of standard error begins and contains this.
     fn complains(&self, start: &str, part: &str) {
-        let found = self
-            .stderr
-            .lines()
-            .any(|line| line.starts_with(start) && line.contains(part));
+        let found = self.stderr.lines().any(|line| line.starts_with(start) && line.contains(part));
         assert!(found, "{start:?} … {part:?} is not in {self:#?}");
     }
 
@@ -98,24 +95,11 @@ fn start<S: AsRef<OsStr>>(args: &[S], stdin: Stdio) -> Started {
 fn start_to<S: AsRef<OsStr>>(args: &[S], stdin: Stdio, stdout: Stdio) -> Started {
     let dir = TempDir::new();
     let mut command = Command::new(PROCPOOL);
-    command
-        .args(args)
-        .env("TMPDIR", dir.path())
-        .stdin(stdin)
-        .stdout(stdout)
-        .stderr(Stdio::piped());
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the program is no worker of a pool of ours"
-    )]
+    command.args(args).env("TMPDIR", dir.path()).stdin(stdin).stdout(stdout).stderr(Stdio::piped());
+    #[expect(clippy::disallowed_methods, reason = "the program is no worker of a pool of ours")]
     let mut child = command.spawn().unwrap();
     let stderr = BufReader::new(child.stderr.take().unwrap());
-    Started {
-        child,
-        stderr,
-        said: String::new(),
-        dir,
-    }
+    Started { child, stderr, said: String::new(), dir }
 }
 
 impl Started {
@@ -157,14 +141,8 @@ impl Started {
             rest.join().unwrap();
         });
         let status = self.child.wait().unwrap();
-        let code = status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap());
-        let finished = Finished {
-            code,
-            stdout,
-            stderr: self.said,
-        };
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
+        let finished = Finished { code, stdout, stderr: self.said };
         (finished, self.dir)
     }
 }

@@ -32,10 +32,7 @@ fn output_comes_in_order_of_completion_or_with_k_of_inputs() {
             }
             first.go();
             while out.read_line(&mut text).unwrap() > 0 {}
-            assert_eq!(
-                text.split_whitespace().collect::<Vec<_>>().join(" "),
-                expected
-            );
+            assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected);
             assert_eq!(started.finish().code, 0);
         }
     });
@@ -73,20 +70,13 @@ fn bytes_pass_through_exactly_however_many() {
             fs::write(&file, &bytes).unwrap();
             let file = file.to_str().unwrap();
             let ran = procpool(&["run", "cat", ":::", file], b"");
-            assert!(
-                ran.code == 0 && ran.stdout == bytes,
-                "{len}: {:?}",
-                ran.stderr
-            );
+            assert!(ran.code == 0 && ran.stdout == bytes, "{len}: {:?}", ran.stderr);
             let errors = dir.path().join("errors");
             let args = ["run", "sh", "-c", "cat \"$0\" >&2", ":::", file];
             let mut started = start(&args, Stdio::null());
             let copied = std::io::copy(&mut started.stderr, &mut File::create(&errors).unwrap());
             assert_eq!(copied.unwrap(), u64::from(len));
-            assert!(
-                fs::read(&errors).unwrap() == bytes,
-                "{len} on standard error"
-            );
+            assert!(fs::read(&errors).unwrap() == bytes, "{len} on standard error");
             assert_eq!(started.finish().code, 0);
         }
     });
@@ -97,27 +87,14 @@ fn bytes_pass_through_exactly_however_many() {
 fn long_outputs_of_many_jobs_do_not_meet() {
     test(|| {
         let script = "yes $0 | head -c 2000000; exit $(($0 % 2))";
-        let args = [
-            "run",
-            "-k",
-            "-j3",
-            "--retries",
-            "1",
-            "sh",
-            "-c",
-            script,
-            ":::",
-        ];
+        let args = ["run", "-k", "-j3", "--retries", "1", "sh", "-c", script, ":::"];
         let args: Vec<&str> = args.into_iter().chain(["1", "2", "3", "4"]).collect();
         let ran = procpool(&args, b"");
         assert_eq!(ran.code, 2, "{}", ran.stderr);
         assert_eq!(ran.stdout.len(), 8_000_000);
         for (output, digit) in ran.stdout.chunks(2_000_000).zip(b'1'..) {
             let lines = output.chunks(2);
-            assert!(
-                lines.into_iter().all(|line| line == [digit, b'\n']),
-                "{digit}"
-            );
+            assert!(lines.into_iter().all(|line| line == [digit, b'\n']), "{digit}");
         }
     });
 }
@@ -128,15 +105,9 @@ fn long_outputs_of_many_jobs_do_not_meet() {
 fn output_that_cannot_be_kept_is_said() {
     test(|| {
         let script = "[ $0 = b ] || exec echo $0; rm -r \"$TMPDIR\"/procpool-*; exec yes";
-        let ran = procpool(
-            &["run", "-k", "sh", "-c", script, ":::", "a", "b", "c"],
-            b"",
-        );
+        let ran = procpool(&["run", "-k", "sh", "-c", script, ":::", "a", "b", "c"], b"");
         assert_eq!((ran.code, ran.out()), (1, "a\nc\n"), "{}", ran.stderr);
-        ran.complains(
-            "procpool: job 2 (input `b`): its output cannot be kept: ",
-            "No such file",
-        );
+        ran.complains("procpool: job 2 (input `b`): its output cannot be kept: ", "No such file");
     });
 }
 
@@ -166,9 +137,6 @@ fn a_full_standard_output_is_said() {
         let args = ["run", "echo", ":::", "a", "b"];
         let ran = start_to(&args, Stdio::null(), full.into()).finish();
         assert_eq!(ran.code, 105, "{ran:#?}");
-        ran.complains(
-            "procpool: cannot write to standard output: ",
-            "No space left",
-        );
+        ran.complains("procpool: cannot write to standard output: ", "No space left");
     });
 }

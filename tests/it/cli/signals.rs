@@ -57,10 +57,8 @@ fn a_signal_that_cuts_nothing_is_not_told_in_the_exit_code() {
 fn the_second_signal_stops_what_runs() {
     test(|| {
         let meeting = Meeting::new();
-        let script = format!(
-            "trap 'echo cleaned; exit 0' TERM; '{GUEST}' '{}' $0 & wait",
-            meeting.path()
-        );
+        let script =
+            format!("trap 'echo cleaned; exit 0' TERM; '{GUEST}' '{}' $0 & wait", meeting.path());
         let args = ["run", "-j1", "sh", "-c", &script, ":::", "a", "b"];
         let mut started = start(&args, Stdio::null());
         let guest = meeting.next();

@@ -19,10 +19,7 @@ fn wrong_usage_is_named_in_one_line() {
             (&["run", "--timeout", "soon", "echo", ":::", "a"], "'soon'"),
             (&["run", "--timeout", "0s", "echo", ":::", "a"], "--timeout"),
             (&["run", "--retries", "-1", "echo", ":::", "a"], "-1"),
-            (
-                &["run", "-a", "/dev/null", "echo", ":::", "a"],
-                "--arg-file",
-            ),
+            (&["run", "-a", "/dev/null", "echo", ":::", "a"], "--arg-file"),
             (&["run", "echo", ":::", "a", ":::", "b"], "only once"),
             (&["call", "some::task"], "--worker"),
             (&["tasks", "--worker"], "--worker"),
@@ -63,16 +60,7 @@ fn a_command_that_is_not_found_is_said_once() {
 #[test]
 fn a_command_that_an_input_names_fails_with_that_input() {
     test(|| {
-        let args = [
-            "run",
-            "-k",
-            "{}",
-            "x",
-            ":::",
-            "echo",
-            "no-such-command",
-            "echo",
-        ];
+        let args = ["run", "-k", "{}", "x", ":::", "echo", "no-such-command", "echo"];
         let ran = procpool(&args, b"");
         assert_eq!((ran.code, ran.out()), (1, "x\nx\n"), "{ran:#?}");
         ran.complains(
@@ -88,17 +76,10 @@ fn help_is_there() {
     test(|| {
         for args in [&["--help"][..], &["run", "--help"], &["help", "call"]] {
             let ran = procpool(args, b"");
-            assert!(
-                ran.code == 0 && ran.out().contains("Usage: procpool"),
-                "{ran:#?}"
-            );
+            assert!(ran.code == 0 && ran.out().contains("Usage: procpool"), "{ran:#?}");
             assert!(ran.out().contains("Exit codes: 0 "), "{ran:#?}");
         }
-        assert!(
-            procpool(&["--version"], b"")
-                .out()
-                .starts_with("procpool 0.")
-        );
+        assert!(procpool(&["--version"], b"").out().starts_with("procpool 0."));
         assert_eq!(procpool::<&str>(&[], b"").code, 102);
     });
 }

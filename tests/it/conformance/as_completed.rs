@@ -39,10 +39,7 @@ fn each_comes_exactly_once<P: Pool>() {
     assert_eq!(seen, ids);
     assert_eq!((good, bad), (40, 11));
     guest.go();
-    assert_eq!(
-        as_completed(Vec::<procpool::JobFuture<u8>>::new()).count(),
-        0
-    );
+    assert_eq!(as_completed(Vec::<procpool::JobFuture<u8>>::new()).count(), 0);
 }
 
 /// Goal: those that have ended come first, even when the time is over; then the iteration ends, and what
@@ -126,9 +123,7 @@ fn dropping_it_cancels_nothing<P: Pool>() {
     let meeting = Meeting::new();
     let (held, guest) = hold(&pool, &meeting);
     let marks = super::jobs::Marks::new();
-    let futures: Vec<_> = (0..3)
-        .map(|n| pool.submit(super::jobs::mark, marks.line(n)))
-        .collect();
+    let futures: Vec<_> = (0..3).map(|n| pool.submit(super::jobs::mark, marks.line(n))).collect();
     drop(as_completed(futures).timeout(Duration::ZERO));
     guest.go();
     held.wait();

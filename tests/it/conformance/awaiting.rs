@@ -22,10 +22,7 @@ struct Bell {
 
 impl Bell {
     fn new() -> Arc<Bell> {
-        Arc::new(Bell {
-            rung: AtomicUsize::new(0),
-            thread: thread::current(),
-        })
+        Arc::new(Bell { rung: AtomicUsize::new(0), thread: thread::current() })
     }
 
     fn rung(&self) -> usize {
@@ -77,10 +74,7 @@ fn awaiting_gives_the_outcome<P: Pool>() {
     let (held, guest) = hold(&pool, &meeting);
     let cancelled = pool.submit(double, 4);
     cancelled.cancel();
-    assert!(matches!(
-        block_on(cancelled),
-        Err(JobError::Cancelled { started: false })
-    ));
+    assert!(matches!(block_on(cancelled), Err(JobError::Cancelled { started: false })));
     guest.go();
     assert_eq!(block_on(held).unwrap(), "held");
 }
@@ -137,11 +131,7 @@ fn giving_up_an_await_cancels_nothing<P: Pool>() {
     let (_held, guest) = hold(&pool, &meeting);
     let mut future = pool.submit(super::jobs::mark, marks.line("ran"));
     let waker = Waker::from(Bell::new());
-    assert!(
-        Pin::new(&mut future)
-            .poll(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    assert!(Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
     drop(future);
     guest.go();
     pool.shutdown(procpool::Shutdown::Drain);
@@ -156,9 +146,8 @@ fn polling_after_the_end_panics<P: Pool>() {
     let waker = Waker::from(Bell::new());
     let mut context = Context::from_waker(&waker);
     assert!(Pin::new(&mut future).poll(&mut context).is_ready());
-    let again = catch_unwind(AssertUnwindSafe(|| {
-        Pin::new(&mut future).poll(&mut context).is_ready()
-    }));
+    let again =
+        catch_unwind(AssertUnwindSafe(|| Pin::new(&mut future).poll(&mut context).is_ready()));
     assert!(again.is_err());
     assert!(future.is_done() && !future.is_cancelled() && !future.cancel());
 }

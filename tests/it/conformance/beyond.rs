@@ -26,9 +26,7 @@ const MEETING: &str = "CONFORMANCE_MEETING";
 fn a_host_that_is_killed() {
     let meeting = std::env::var(MEETING).unwrap();
     let pool = ProcessPool::of(2);
-    let futures: Vec<_> = (0..2)
-        .map(|_| pool.submit(say_pid_and_hang, meeting.clone()))
-        .collect();
+    let futures: Vec<_> = (0..2).map(|_| pool.submit(say_pid_and_hang, meeting.clone())).collect();
     futures[0].wait();
 }
 
@@ -41,19 +39,13 @@ fn no_worker_outlives_a_killed_host() {
     test(|| {
         let meeting = Meeting::new();
         let mut host = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "conformance::beyond::a_host_that_is_killed",
-                "--ignored",
-            ])
+            .args(["--exact", "conformance::beyond::a_host_that_is_killed", "--ignored"])
             .env(MEETING, meeting.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let workers: Vec<u32> = (0..2)
-            .map(|_| meeting.next().word.parse().unwrap())
-            .collect();
+        let workers: Vec<u32> = (0..2).map(|_| meeting.next().word.parse().unwrap()).collect();
         host.kill().unwrap();
         host.wait().unwrap();
         workers.into_iter().for_each(wait_gone);
@@ -127,9 +119,7 @@ fn jobs_that_kill_each_other_hang_nobody() {
         for _ in 0..3 {
             pool.warm_up().unwrap();
             let pids: Vec<_> = pool.workers().iter().map(|w| w.pid).collect();
-            let futures: Vec<_> = (0..6)
-                .map(|_| pool.submit(kill_them, pids.clone()))
-                .collect();
+            let futures: Vec<_> = (0..6).map(|_| pool.submit(kill_them, pids.clone())).collect();
             for future in futures {
                 match future.result() {
                     Ok(()) | Err(JobError::Died(_)) => {}
@@ -202,10 +192,8 @@ fn an_argument_of_more_than_two_gibibytes_travels() {
 fn pools_live_side_by_side() {
     test(|| {
         let pools: Vec<_> = (0..3).map(|_| ProcessPool::of(1)).collect();
-        let pids: std::collections::BTreeSet<_> = pools
-            .iter()
-            .map(|pool| pool.submit(pid, ()).result().unwrap())
-            .collect();
+        let pids: std::collections::BTreeSet<_> =
+            pools.iter().map(|pool| pool.submit(pid, ()).result().unwrap()).collect();
         assert_eq!(pids.len(), 3);
         pools[0].shutdown(Shutdown::Abort);
         assert_eq!(pools[1].submit(double, 1).result().unwrap(), 2);

@@ -17,18 +17,14 @@ fn a_callback_runs_on_success_failure_and_cancel<P: Pool>() {
     let pool = P::of(1);
     let meeting = Meeting::new();
     let (_held, guest) = hold(&pool, &meeting);
-    let (good, bad, cancelled) = (
-        pool.submit(double, 1),
-        pool.submit(fail, 1),
-        pool.submit(double, 2),
-    );
+    let (good, bad, cancelled) =
+        (pool.submit(double, 1), pool.submit(fail, 1), pool.submit(double, 2));
     let (word, said) = mpsc::channel();
     for future in [&good, &bad, &cancelled] {
         let word = word.clone();
         future.on_done(move |done| {
             let thread = thread::current().id();
-            word.send((done.id, done.error, done.report.attempts, thread))
-                .unwrap();
+            word.send((done.id, done.error, done.report.attempts, thread)).unwrap();
         });
     }
     assert!(cancelled.cancel());
@@ -36,10 +32,7 @@ fn a_callback_runs_on_success_failure_and_cancel<P: Pool>() {
     let (id, error, attempts, thread) = said.try_recv().unwrap();
     assert_eq!((id, attempts), (cancelled.id(), 0));
     assert_eq!(thread, thread::current().id());
-    assert!(matches!(
-        error,
-        Some(JobError::Cancelled { started: false })
-    ));
+    assert!(matches!(error, Some(JobError::Cancelled { started: false })));
     guest.go();
     let mut words = [said.recv().unwrap(), said.recv().unwrap()];
     words.sort_by_key(|word| word.0);
@@ -228,10 +221,7 @@ fn a_callback_may_end_its_pool<P: Pool>() {
         said.recv().unwrap();
         for future in behind {
             assert!(future.is_done());
-            assert!(matches!(
-                future.result(),
-                Ok(_) | Err(JobError::Cancelled { .. })
-            ));
+            assert!(matches!(future.result(), Ok(_) | Err(JobError::Cancelled { .. })));
         }
     }
 }
@@ -242,8 +232,7 @@ fn a_shutdown_waits_for_callbacks<P: Pool>() {
     let count = Arc::new(Mutex::new(0));
     for n in 0..50 {
         let count = Arc::clone(&count);
-        pool.submit(double, n)
-            .on_done(move |_| *count.lock().unwrap() += 1);
+        pool.submit(double, n).on_done(move |_| *count.lock().unwrap() += 1);
     }
     pool.shutdown(Shutdown::Drain);
     assert_eq!(*count.lock().unwrap(), 50);

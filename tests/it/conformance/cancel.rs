@@ -23,10 +23,7 @@ fn a_cancel_can_be_repeated<P: Pool>() {
         assert!(future.cancel());
         assert!(future.is_cancelled() && future.is_done());
     }
-    assert!(matches!(
-        said.recv().unwrap(),
-        Some(JobError::Cancelled { started: false })
-    ));
+    assert!(matches!(said.recv().unwrap(), Some(JobError::Cancelled { started: false })));
     assert!(said.recv().is_err(), "the callback ran once and is gone");
 }
 
@@ -135,10 +132,7 @@ fn an_abort_before_the_start_is_a_cancel<P: Pool>() {
     let future = pool.submit(mark, marks.line("ran"));
     future.abort();
     assert!(future.is_cancelled());
-    assert!(matches!(
-        future.result(),
-        Err(JobError::Cancelled { started: false })
-    ));
+    assert!(matches!(future.result(), Err(JobError::Cancelled { started: false })));
     guest.go();
     pool.shutdown(Shutdown::Drain);
     assert!(marks.lines().is_empty());
@@ -186,15 +180,9 @@ fn an_abort_stops_a_job_that_hangs() {
         drop(_guest);
         future.abort();
         let outcome = future.outcome();
-        assert!(matches!(
-            outcome.result,
-            Err(JobError::Cancelled { started: true })
-        ));
+        assert!(matches!(outcome.result, Err(JobError::Cancelled { started: true })));
         assert_eq!(outcome.report.attempts, 1);
-        assert!(matches!(
-            said.recv().unwrap(),
-            Some(JobError::Cancelled { started: true })
-        ));
+        assert!(matches!(said.recv().unwrap(), Some(JobError::Cancelled { started: true })));
         for (n, future) in behind.into_iter().enumerate() {
             let outcome = future.outcome();
             assert_eq!(outcome.result.unwrap(), n as u64 * 2);
@@ -212,10 +200,7 @@ fn an_aborted_job_that_looks_up_keeps_its_worker() {
         let future = pool.submit(until_cancelled, meeting.path());
         meeting.next().go();
         future.abort();
-        assert!(matches!(
-            future.result(),
-            Err(JobError::Cancelled { started: true })
-        ));
+        assert!(matches!(future.result(), Err(JobError::Cancelled { started: true })));
         assert_eq!(pool.submit(double, 1).result().unwrap(), 2);
         let stats = pool.stats();
         assert_eq!((stats.spawned, stats.deaths, stats.cancelled), (1, 0, 1));
@@ -234,10 +219,7 @@ fn an_abort_on_threads_raises_the_flag() {
         meeting.next().go();
         future.abort();
         assert!(future.is_cancelled() && !future.is_running());
-        assert!(matches!(
-            future.result(),
-            Err(JobError::Cancelled { started: true })
-        ));
+        assert!(matches!(future.result(), Err(JobError::Cancelled { started: true })));
         assert_eq!(pool.submit(double, 1).result().unwrap(), 2);
     });
 }

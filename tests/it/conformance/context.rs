@@ -17,13 +17,7 @@ fn look(_: u64) -> (String, u32, usize, bool, bool) {
             .join()
             .unwrap();
     assert_eq!(id, context.job_id().to_string());
-    (
-        id,
-        context.attempt(),
-        context.worker_index(),
-        context.is_cancelled(),
-        in_thread,
-    )
+    (id, context.attempt(), context.worker_index(), context.is_cancelled(), in_thread)
 }
 
 /// Goal: a job knows its number, attempt, worker and whether it should stop; outside of jobs there is no
@@ -64,10 +58,7 @@ fn progress_is_seen_from_outside<P: Pool>() {
     let behind = pool.submit(double, 1);
     guest.go();
     let guest = meeting.next();
-    let Some(Progress {
-        fraction, message, ..
-    }) = future.progress()
-    else {
+    let Some(Progress { fraction, message, .. }) = future.progress() else {
         panic!("the job has reported")
     };
     assert_eq!((fraction, message.as_str()), (0.5, "half"));

@@ -38,10 +38,7 @@ fn a_death_fails_its_culprit_alone() {
         let death = death(culprit.result());
         assert!(before.contains(&death.pid));
         assert_eq!(death.status, Status::Signal(libc::SIGSEGV, false));
-        assert_eq!(
-            (death.phase, death.attempt, death.oom),
-            (Phase::Run, 1, Oom::No)
-        );
+        assert_eq!((death.phase, death.attempt, death.oom), (Phase::Run, 1, Oom::No));
         for (n, future) in waiting.into_iter().enumerate() {
             let outcome = future.outcome();
             assert_eq!(outcome.result.unwrap(), n as u64 * 2);
@@ -67,11 +64,8 @@ fn a_death_fails_its_culprit_alone() {
 #[test]
 fn a_death_says_what_happened() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(2)
-            .stderr(procpool::Output::Capture)
-            .build()
-            .unwrap();
+        let pool =
+            ProcessPool::builder().workers(2).stderr(procpool::Output::Capture).build().unwrap();
         let futures = [
             pool.submit(segv, 1),
             pool.submit(exit, 0),
@@ -111,22 +105,13 @@ fn last_words(_: u64) -> u64 {
 #[test]
 fn a_death_has_the_last_words() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .stderr(procpool::Output::Capture)
-            .build()
-            .unwrap();
+        let pool =
+            ProcessPool::builder().workers(1).stderr(procpool::Output::Capture).build().unwrap();
         let error = pool.submit(last_words, 1).result().unwrap_err();
         let text = error.to_string();
         let tail = death::<u64>(Err(error)).stderr_tail;
-        assert!(
-            tail.ends_with("first line\nthe last words\u{1b}[31m"),
-            "{tail:?}"
-        );
-        assert!(
-            text.contains("first line\\nthe last words\\u{1b}[31m"),
-            "{text}"
-        );
+        assert!(tail.ends_with("first line\nthe last words\u{1b}[31m"), "{tail:?}");
+        assert!(text.contains("first line\\nthe last words\\u{1b}[31m"), "{text}");
     });
 }
 
@@ -138,10 +123,7 @@ fn a_death_says_its_phase() {
     test(|| {
         let pool = ProcessPool::of(1);
         for how in [Deadly::Segv, Deadly::Exit] {
-            let decode = death(
-                pool.submit(|_: DiesInDecode| (), DiesInDecode::new(how))
-                    .result(),
-            );
+            let decode = death(pool.submit(|_: DiesInDecode| (), DiesInDecode::new(how)).result());
             assert_eq!(decode.phase, Phase::Decode);
             let encode = |how: Deadly| DiesInEncode(how);
             let encode = death(pool.submit(encode, how).result());
@@ -159,11 +141,7 @@ fn a_death_says_its_phase() {
 
 fn die_with((path, data): (String, Raw)) -> usize {
     super::jobs::wait_at((path, "large".into()));
-    if data.0.len() > 1 {
-        super::jobs::bad_write()
-    } else {
-        data.0.len()
-    }
+    if data.0.len() > 1 { super::jobs::bad_write() } else { data.0.len() }
 }
 
 /// Goal: a death while a large argument is on its way to the worker is an error and no deadlock.
@@ -176,9 +154,8 @@ fn a_death_with_large_data_in_flight_is_an_error() {
         let meeting = Meeting::new();
         let culprit = pool.submit(die_with, (meeting.path(), Raw(vec![1; 8 << 20])));
         let guest = meeting.next();
-        let behind: Vec<_> = (0..3)
-            .map(|_| pool.submit(|data: Raw| data.0.len(), Raw(vec![2; 8 << 20])))
-            .collect();
+        let behind: Vec<_> =
+            (0..3).map(|_| pool.submit(|data: Raw| data.0.len(), Raw(vec![2; 8 << 20]))).collect();
         guest.go();
         assert_eq!(death(culprit.result()).phase, Phase::Run);
         for future in behind {
@@ -295,11 +272,7 @@ fn attempt_and_die((marks, survive_from): (String, u32)) -> u32 {
 #[test]
 fn retries_run_a_deadly_job_again() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .retries(2)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).retries(2).build().unwrap();
         let marks = Marks::new();
         let outcome = pool.submit(attempt_and_die, (marks.path(), 3)).outcome();
         assert_eq!(outcome.result.unwrap(), 3);
@@ -318,10 +291,7 @@ fn retries_run_a_deadly_job_again() {
         let job = pool.job(attempt_and_die, (marks.path(), 9)).retries(0);
         assert_eq!(death(job.submit().result()).attempt, 1);
         let job = pool.job(attempt_and_die, (marks.path(), 9)).retries(1);
-        assert!(matches!(
-            job.submit().result(),
-            Err(JobError::Quarantined { attempts: 2, .. })
-        ));
+        assert!(matches!(job.submit().result(), Err(JobError::Quarantined { attempts: 2, .. })));
         assert_eq!(pool.submit(double, 1).result().unwrap(), 2);
     });
 }
@@ -338,10 +308,7 @@ fn retries_are_for_deaths_alone() {
             .unwrap();
         let outcomes = [
             pool.submit(super::jobs::fail, 1).outcome(),
-            pool.job(super::jobs::hang, 1)
-                .timeout(Duration::from_millis(20))
-                .submit()
-                .outcome(),
+            pool.job(super::jobs::hang, 1).timeout(Duration::from_millis(20)).submit().outcome(),
         ];
         assert!(matches!(outcomes[0].result, Err(JobError::Panicked(_))));
         assert!(matches!(outcomes[1].result, Err(JobError::TimedOut(_))));

@@ -57,10 +57,7 @@ pub(super) struct DiesInDecode {
 
 impl DiesInDecode {
     pub(super) fn new(how: Deadly) -> DiesInDecode {
-        DiesInDecode {
-            how,
-            home: std::process::id(),
-        }
+        DiesInDecode { how, home: std::process::id() }
     }
 }
 
@@ -93,10 +90,7 @@ struct Picky {
 
 impl Picky {
     fn new(at_home: bool) -> Picky {
-        Picky {
-            home: std::process::id(),
-            at_home,
-        }
+        Picky { home: std::process::id(), at_home }
     }
 }
 
@@ -150,10 +144,7 @@ fn an_argument_that_cannot_be_encoded_fails_alone() {
         let (error, text) = encode_error(outcome.result);
         assert_eq!(error.side, Side::Caller);
         assert!(error.type_name.ends_with("RefusesOdd"), "{error:?}");
-        assert!(
-            error.message.contains("odd ones do not travel"),
-            "{error:?}"
-        );
+        assert!(error.message.contains("odd ones do not travel"), "{error:?}");
         assert!(text.starts_with("cannot encode the argument: "), "{text}");
         let (error, _) = encode_error(pool.submit(|_: Panicky| (), Panicky).result());
         assert_eq!(error.side, Side::Caller);
@@ -194,10 +185,7 @@ fn a_result_that_cannot_be_encoded_fails_alone() {
         let (error, text) = encode_error(outcome.result);
         assert_eq!(error.side, Side::Worker);
         assert!(error.type_name.ends_with("RefusesOdd"), "{error:?}");
-        assert!(
-            error.message.contains("odd ones do not travel"),
-            "{error:?}"
-        );
+        assert!(error.message.contains("odd ones do not travel"), "{error:?}");
         assert!(text.starts_with("cannot encode the result: "), "{text}");
         assert_eq!(pool.submit(refuse_result, 2).result().unwrap().0, 2);
         assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
@@ -212,10 +200,7 @@ fn a_result_that_cannot_be_encoded_fails_alone() {
 fn a_result_that_cannot_be_decoded_fails_alone() {
     test(|| {
         let pool = ProcessPool::of(1);
-        let abroad = |home: u32| Picky {
-            home,
-            at_home: false,
-        };
+        let abroad = |home: u32| Picky { home, at_home: false };
         let future = pool.submit(abroad, std::process::id());
         let (word, said) = std::sync::mpsc::channel();
         future.on_done(move |done| word.send(done.error.is_none()).unwrap());
@@ -226,11 +211,7 @@ fn a_result_that_cannot_be_decoded_fails_alone() {
         assert!(text.starts_with("cannot decode the result: "), "{text}");
         let results: Vec<_> = pool.map(abroad, vec![std::process::id(); 3]).collect();
         assert_eq!(results.len(), 3);
-        assert!(
-            results
-                .iter()
-                .all(|r| matches!(r, Err(JobError::Decode(_))))
-        );
+        assert!(results.iter().all(|r| matches!(r, Err(JobError::Decode(_)))));
         assert_eq!(pool.submit(double, 1).result().unwrap(), 2);
         assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
     });

@@ -32,16 +32,7 @@ fn an_error_of_the_jobs_own_is_a_value<P: Pool>() {
     assert_eq!(results[2], Ok(2));
     // An `Err` inside is a value for `wait` as well.
     let waited = procpool::wait([pool.submit(refuse, 0)], procpool::Until::FirstError, None);
-    assert!(
-        waited
-            .done
-            .into_iter()
-            .next()
-            .unwrap()
-            .result()
-            .unwrap()
-            .is_err()
-    );
+    assert!(waited.done.into_iter().next().unwrap().result().unwrap().is_err());
 }
 
 /// Goal: a panic is an outcome with its message; neither the worker nor another job is affected.
@@ -94,24 +85,14 @@ fn an_errors_text_names_the_job<P: Pool>() {
     let ids = (plain.id(), named.id());
     let file = file!();
     let text = plain.result().unwrap_err().to_string();
-    assert!(
-        text.starts_with(&format!("job {} ({file}:{line}) panicked", ids.0)),
-        "{text}"
-    );
+    assert!(text.starts_with(&format!("job {} ({file}:{line}) panicked", ids.0)), "{text}");
     assert!(text.contains("no 1"), "{text}");
     let text = named.result().unwrap_err().to_string();
-    let start = format!(
-        "job {} `nightly\\tbuild` ({file}:{}) panicked",
-        ids.1,
-        line - 1
-    );
+    let start = format!("job {} `nightly\\tbuild` ({file}:{}) panicked", ids.1, line - 1);
     assert!(text.starts_with(&start), "{text}");
     let (mut map, line) = (pool.map(fail, [3]), line!());
     let text = map.next().unwrap().unwrap_err().to_string();
-    assert!(
-        text.contains(&format!(" ({file}:{line}) panicked")),
-        "{text}"
-    );
+    assert!(text.contains(&format!(" ({file}:{line}) panicked")), "{text}");
 }
 
 /// Goal: a panic in a process says where, and with `RUST_BACKTRACE` how it got there.
@@ -120,22 +101,14 @@ fn an_errors_text_names_the_job<P: Pool>() {
 #[test]
 fn a_panic_says_where() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .env("RUST_BACKTRACE", "1")
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).env("RUST_BACKTRACE", "1").build().unwrap();
         let Err(JobError::Panicked(panic)) = pool.submit(fail, 1).result() else {
             panic!("the job panicked")
         };
         let location = panic.location.unwrap();
         assert!(location.contains("conformance/jobs.rs:"), "{location}");
         assert!(panic.backtrace.unwrap().contains("jobs::fail"));
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .env("RUST_BACKTRACE", "0")
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).env("RUST_BACKTRACE", "0").build().unwrap();
         let Err(JobError::Panicked(panic)) = pool.submit(fail, 1).result() else {
             panic!("the job panicked")
         };

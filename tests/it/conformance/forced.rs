@@ -30,41 +30,29 @@ fn an_abort_ends_what_runs_and_what_waits() {
         let pool = ProcessPool::of(2);
         let meeting = Meeting::new();
         let marks = Marks::new();
-        let running: Vec<_> = (0..2)
-            .map(|_| pool.submit(meet_and_mark, (meeting.path(), marks.path())))
-            .collect();
+        let running: Vec<_> =
+            (0..2).map(|_| pool.submit(meet_and_mark, (meeting.path(), marks.path()))).collect();
         let first = meeting.next();
         let second = meeting.next();
         first.go();
         second.go();
         let _guests = (meeting.next(), meeting.next());
-        let waiting: Vec<_> = (0..20)
-            .map(|_| pool.submit(mark, marks.line("waited")))
-            .collect();
+        let waiting: Vec<_> = (0..20).map(|_| pool.submit(mark, marks.line("waited"))).collect();
         pool.shutdown(Shutdown::Abort);
         assert!(children().is_empty());
         drop(_guests);
         for future in running {
             let outcome = future.outcome();
-            assert!(matches!(
-                outcome.result,
-                Err(JobError::Cancelled { started: true })
-            ));
+            assert!(matches!(outcome.result, Err(JobError::Cancelled { started: true })));
             assert_eq!(outcome.report.attempts, 1);
         }
         for future in waiting {
             let outcome = future.outcome();
-            assert!(matches!(
-                outcome.result,
-                Err(JobError::Cancelled { started: false })
-            ));
+            assert!(matches!(outcome.result, Err(JobError::Cancelled { started: false })));
             assert_eq!(outcome.report.attempts, 0);
         }
         assert!(marks.lines().is_empty());
-        assert!(matches!(
-            pool.submit(double, 1).result(),
-            Err(JobError::Closed)
-        ));
+        assert!(matches!(pool.submit(double, 1).result(), Err(JobError::Closed)));
         let stats = pool.stats();
         assert_eq!((stats.cancelled, stats.running, stats.queued), (22, 0, 0));
     });
@@ -78,10 +66,7 @@ fn an_abort_of_an_unused_pool_is_harmless() {
     test(|| {
         let pool = ProcessPool::of(2);
         pool.shutdown(Shutdown::Abort);
-        assert!(matches!(
-            pool.submit(double, 1).result(),
-            Err(JobError::Closed)
-        ));
+        assert!(matches!(pool.submit(double, 1).result(), Err(JobError::Closed)));
         assert_eq!(pool.stats().spawned, 0);
     });
 }
@@ -103,10 +88,7 @@ fn an_abort_is_prompt() {
     });
 }
 
-#[expect(
-    unsafe_code,
-    reason = "to ignore a signal is a system call on the whole process"
-)]
+#[expect(unsafe_code, reason = "to ignore a signal is a system call on the whole process")]
 fn ignore_sigterm() {
     // SAFETY: no handler of ours is installed, the signal is only ignored.
     unsafe {
@@ -131,20 +113,13 @@ fn deaf(meeting: String) {
 fn a_job_that_ignores_sigterm_is_killed() {
     test(|| {
         let grace = Duration::from_millis(50);
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .grace(grace)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).grace(grace).build().unwrap();
         let meeting = Meeting::new();
         let future = pool.submit(deaf, meeting.path());
         meeting.next().go();
         let start = Instant::now();
         future.abort();
-        assert!(matches!(
-            future.result(),
-            Err(JobError::Cancelled { started: true })
-        ));
+        assert!(matches!(future.result(), Err(JobError::Cancelled { started: true })));
         assert!(start.elapsed() >= grace);
         let future = pool.submit(deaf, meeting.path());
         meeting.next().go();
@@ -154,10 +129,7 @@ fn a_job_that_ignores_sigterm_is_killed() {
 }
 
 /// Starts a process of its own, says its number, and waits for it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a job may start processes as it likes"
-)]
+#[expect(clippy::disallowed_methods, reason = "a job may start processes as it likes")]
 fn parent(meeting: String) {
     let mut child = Command::new("sleep").arg("3600").spawn().unwrap();
     say(&meeting, &child.id().to_string());
@@ -200,11 +172,7 @@ fn an_abort_tolerates_dead_workers() {
         let (held, _guest) = hold(&pool, &meeting);
         let idle = pool.submit(pid, ()).result().unwrap();
         for worker in pool.workers() {
-            kill(
-                nix::unistd::Pid::from_raw(worker.pid as i32),
-                Signal::SIGKILL,
-            )
-            .unwrap();
+            kill(nix::unistd::Pid::from_raw(worker.pid as i32), Signal::SIGKILL).unwrap();
         }
         pool.shutdown(Shutdown::Abort);
         assert!(!is_alive(idle));

@@ -44,9 +44,7 @@ fn handles_are_inert_in_a_forked_child<P: Pool>() {
     assert!(ended.cancel());
     let child = in_child(|| {
         let refused = matches!(pool.submit(double, 1).result(), Err(JobError::Closed));
-        let mapped = pool
-            .map(double, 0..3)
-            .all(|r| matches!(r, Err(JobError::Closed)));
+        let mapped = pool.map(double, 0..3).all(|r| matches!(r, Err(JobError::Closed)));
         let waits = !held.wait_timeout(Duration::from_secs(3600)) && {
             held.wait();
             !held.is_done()
@@ -97,9 +95,7 @@ fn a_pool_in_a_forked_child_knows_nothing() {
             pool.stats() == Stats::default()
                 && pool.workers().is_empty()
                 && pool.warm_up().is_err()
-                && pool
-                    .try_submit(double, 1)
-                    .is_err_and(|rejected| rejected.arg == 1)
+                && pool.try_submit(double, 1).is_err_and(|rejected| rejected.arg == 1)
         });
         assert_good(child);
         assert_eq!(pool.workers().len(), 2);
@@ -140,16 +136,11 @@ fn a_living_child_delays_nothing() {
 fn a_job_on_a_thread_may_fork() {
     test(|| {
         let pool = ThreadPool::of(2);
-        let forks: Vec<_> = (0..4)
-            .map(|_| pool.spawn(|| assert_good(in_child(|| true))))
-            .collect();
+        let forks: Vec<_> = (0..4).map(|_| pool.spawn(|| assert_good(in_child(|| true)))).collect();
         for fork in forks {
             fork.result().unwrap();
         }
     });
 }
 
-on_both_pools![
-    handles_are_inert_in_a_forked_child,
-    handles_can_be_used_up_in_a_forked_child,
-];
+on_both_pools![handles_are_inert_in_a_forked_child, handles_can_be_used_up_in_a_forked_child,];

@@ -104,11 +104,7 @@ fn a_timeout_changes_nothing<P: Pool>() {
     let meeting = Meeting::new();
     let (held, guest) = hold(&pool, &meeting);
     let behind = pool.submit(double, 21);
-    for timeout in [
-        Duration::ZERO,
-        Duration::from_nanos(1),
-        Duration::from_millis(3),
-    ] {
+    for timeout in [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(3)] {
         assert!(!held.wait_timeout(timeout));
         assert!(!behind.wait_timeout(timeout));
     }
@@ -132,10 +128,7 @@ fn the_result_of_a_cancelled_job_is_there_at_once<P: Pool>() {
     assert!(future.wait_timeout(Duration::ZERO));
     future.wait();
     let outcome = future.outcome();
-    assert!(matches!(
-        outcome.result,
-        Err(JobError::Cancelled { started: false })
-    ));
+    assert!(matches!(outcome.result, Err(JobError::Cancelled { started: false })));
     assert_eq!((outcome.report.attempts, outcome.report.pid), (0, None));
 }
 
@@ -152,9 +145,7 @@ fn a_result_is_the_value_or_the_error<P: Pool>() {
     let outcome = good.outcome();
     assert_eq!(outcome.result.unwrap(), 6);
     assert_eq!(outcome.report.attempts, 1);
-    let Err(JobError::Panicked(panic)) = bad.result() else {
-        panic!("the job panicked")
-    };
+    let Err(JobError::Panicked(panic)) = bad.result() else { panic!("the job panicked") };
     assert_eq!(panic.message, "no 3");
 }
 

@@ -108,18 +108,9 @@ fn an_initializer_that_fails_breaks_the_pool() {
         let builder = ProcessPool::builder;
         let cases = [
             ("no model", broken(builder().initializer(refuse, message()))),
-            (
-                "no model",
-                broken(builder().initializer(panic_out, message())),
-            ),
-            (
-                "last words",
-                broken(builder().initializer(crash, message())),
-            ),
-            (
-                "last words",
-                broken(builder().initializer(exit_with, message())),
-            ),
+            ("no model", broken(builder().initializer(panic_out, message()))),
+            ("last words", broken(builder().initializer(crash, message()))),
+            ("last words", broken(builder().initializer(exit_with, message()))),
         ];
         for (cause, pool) in cases {
             let pending: Vec<_> = (0..20).map(|n| pool.submit(double, n)).collect();
@@ -179,19 +170,12 @@ fn a_replacement_that_cannot_start_breaks_the_pool() {
                 .workers(1)
                 .initializer(once, (marks.path(), "only once".into()))
                 .restart_limit(2, Duration::from_secs(60));
-            let builder = if retire {
-                builder.max_jobs_per_worker(1)
-            } else {
-                builder
-            };
+            let builder = if retire { builder.max_jobs_per_worker(1) } else { builder };
             let pool = builder.build().unwrap();
             if retire {
                 assert_eq!(pool.submit(double, 1).result().unwrap(), 2);
             } else {
-                assert!(matches!(
-                    pool.submit(segv, 1).result(),
-                    Err(JobError::Died(_))
-                ));
+                assert!(matches!(pool.submit(segv, 1).result(), Err(JobError::Died(_))));
             }
             let futures: Vec<_> = (0..5).map(|n| pool.submit(double, n)).collect();
             for future in futures {

@@ -47,11 +47,7 @@ pub(super) fn wait_and_die((meeting, _): (String, u64)) -> u64 {
 
 /// Adds a line to a file; one write, so lines of several processes do not mix.
 pub(super) fn mark((path, line): (String, String)) {
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .unwrap();
+    let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
@@ -69,22 +65,14 @@ pub(super) fn exit(code: i32) -> u64 {
 
 /// Dies when the number is odd.
 pub(super) fn even_or_die(n: u64) -> u64 {
-    if n.is_multiple_of(2) {
-        n * 2
-    } else {
-        bad_write()
-    }
+    if n.is_multiple_of(2) { n * 2 } else { bad_write() }
 }
 
 /// A real one: raising the signal would be caught once by the standard library's handler.
 #[expect(unsafe_code, reason = "a fault must be a real one")]
 pub(super) fn bad_write() -> ! {
     // SAFETY: not sound, and not meant to be: the worker that runs this dies of it.
-    unsafe {
-        std::ptr::null_mut::<u32>()
-            .wrapping_add(1)
-            .write_volatile(1)
-    };
+    unsafe { std::ptr::null_mut::<u32>().wrapping_add(1).write_volatile(1) };
     unreachable!("the write above ends the process")
 }
 
@@ -130,9 +118,7 @@ pub(super) struct Marks {
 
 impl Marks {
     pub(super) fn new() -> Marks {
-        Marks {
-            dir: TempDir::new(),
-        }
+        Marks { dir: TempDir::new() }
     }
 
     /// What to give to jobs.

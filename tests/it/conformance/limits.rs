@@ -10,11 +10,7 @@ use super::{Pool, hold, on_both_pools};
 use crate::support::{Meeting, test};
 
 fn limited(workers: usize, jobs: usize) -> ProcessPool {
-    ProcessPool::builder()
-        .workers(workers)
-        .queue_limit(jobs)
-        .build()
-        .unwrap()
+    ProcessPool::builder().workers(workers).queue_limit(jobs).build().unwrap()
 }
 
 /// Goal: the limit counts jobs that were accepted and not started, exactly; beyond it `try_submit` gives
@@ -26,9 +22,8 @@ fn a_full_queue_refuses_and_a_cancel_makes_room() {
             let pool = limited(1, limit);
             let meeting = Meeting::new();
             let (_held, guest) = hold(&pool, &meeting);
-            let mut futures: Vec<_> = (0..limit as u64)
-                .map(|n| pool.try_submit(double, n).unwrap())
-                .collect();
+            let mut futures: Vec<_> =
+                (0..limit as u64).map(|n| pool.try_submit(double, n).unwrap()).collect();
             for _ in 0..2 {
                 let Err(Rejected { arg, reason, .. }) = pool.try_submit(double, 99) else {
                     panic!("the queue is full")
@@ -87,9 +82,8 @@ fn a_blocked_submit_is_woken_by_a_shutdown() {
             let (_held, guest) = hold(&pool, &meeting);
             let _waiting = pool.submit(double, 1);
             thread::scope(|scope| {
-                let blocked: Vec<_> = (0..3)
-                    .map(|_| scope.spawn(|| pool.submit(double, 2).result()))
-                    .collect();
+                let blocked: Vec<_> =
+                    (0..3).map(|_| scope.spawn(|| pool.submit(double, 2).result())).collect();
                 let ender = scope.spawn(|| pool.shutdown(how));
                 for blocked in blocked {
                     assert!(matches!(blocked.join().unwrap(), Err(JobError::Closed)));
@@ -107,11 +101,8 @@ fn a_map_gets_along_with_a_small_queue() {
     test(|| {
         let pool = limited(2, 1);
         for chunk in [1, 5] {
-            let values: Vec<_> = pool
-                .map(double, 0..100)
-                .chunk_size(chunk)
-                .map(Result::unwrap)
-                .collect();
+            let values: Vec<_> =
+                pool.map(double, 0..100).chunk_size(chunk).map(Result::unwrap).collect();
             assert_eq!(values, (0..100).map(double).collect::<Vec<_>>());
         }
     });
@@ -133,21 +124,14 @@ fn the_payload_limit_is_exact_both_ways() {
         // The encoded form of a vector: eight bytes of length, then its bytes.
         const HEAD: u64 = 8;
         for limit in [100, 40_000, 200_000] {
-            let pool = ProcessPool::builder()
-                .workers(1)
-                .payload_limit(limit)
-                .build()
-                .unwrap();
+            let pool = ProcessPool::builder().workers(1).payload_limit(limit).build().unwrap();
             let most = (limit - HEAD) as usize;
             let sent = vec![7; most];
             assert_eq!(pool.submit(echo, sent.clone()).result().unwrap(), sent);
             for over in [1, 1000] {
                 let argument = pool.submit(echo, vec![7; most + over]);
                 assert!(argument.is_done());
-                let outcomes = [
-                    argument.outcome(),
-                    pool.submit(zeros, most + over).outcome(),
-                ];
+                let outcomes = [argument.outcome(), pool.submit(zeros, most + over).outcome()];
                 let started = outcomes.each_ref().map(|outcome| outcome.report.attempts);
                 assert_eq!(started, [0, 1]);
                 for outcome in outcomes {
@@ -166,10 +150,8 @@ fn the_payload_limit_is_exact_both_ways() {
             let good: Vec<_> = results.iter().map(Result::is_ok).collect();
             assert_eq!(good, [true, false, true, false]);
             let items = lens.map(|len| vec![1; len]);
-            let results: Vec<_> = pool
-                .map(|data: Vec<u8>| data.len(), items)
-                .chunk_size(4)
-                .collect();
+            let results: Vec<_> =
+                pool.map(|data: Vec<u8>| data.len(), items).chunk_size(4).collect();
             assert!(matches!(results[3], Err(JobError::TooLarge { len, .. }) if len == limit + 5));
             assert_eq!(*results[2].as_ref().unwrap(), most);
             assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
@@ -188,11 +170,7 @@ fn jobs_start_by_priority<P: Pool>() {
     let priorities = [0, 5, -3, 0, 5, i32::MAX, i32::MIN, 1, 0, 5, -3, i32::MAX];
     for (n, priority) in priorities.into_iter().cycle().take(120).enumerate() {
         let job = pool.job(mark, marks.line(n));
-        let job = if priority == 0 {
-            job
-        } else {
-            job.priority(priority)
-        };
+        let job = if priority == 0 { job } else { job.priority(priority) };
         drop(job.submit());
         expected.push((priority, n as u32));
     }
@@ -215,17 +193,12 @@ fn priority_overtakes_jobs_that_were_handed_over() {
         let (_one, first) = hold(&pool, &meeting);
         let (_two, second) = hold(&pool, &meeting);
         let low: Vec<_> = (0..30).map(|n| pool.submit(mark, marks.line(n))).collect();
-        let high: Vec<_> = (100..110)
-            .map(|n| pool.job(mark, marks.line(n)).priority(1).submit())
-            .collect();
+        let high: Vec<_> =
+            (100..110).map(|n| pool.job(mark, marks.line(n)).priority(1).submit()).collect();
         first.go();
         low.iter().chain(&high).for_each(|future| future.wait());
         second.go();
-        let mut lines: Vec<u32> = marks
-            .lines()
-            .iter()
-            .map(|line| line.parse().unwrap())
-            .collect();
+        let mut lines: Vec<u32> = marks.lines().iter().map(|line| line.parse().unwrap()).collect();
         // Equals that were handed to the worker that is held may come after those of the other.
         lines[..10].sort_unstable();
         assert_eq!(lines[..10], (100..110).collect::<Vec<_>>());
@@ -239,14 +212,10 @@ fn a_late_job_of_high_priority_is_next() {
     test(|| {
         let pool = ProcessPool::of(1);
         let meeting = Meeting::new();
-        let futures: Vec<_> = (0..5)
-            .map(|n| pool.submit(wait_and_double, (meeting.path(), n)))
-            .collect();
+        let futures: Vec<_> =
+            (0..5).map(|n| pool.submit(wait_and_double, (meeting.path(), n))).collect();
         let guest = meeting.next();
-        let urgent = pool
-            .job(wait_and_double, (meeting.path(), 50))
-            .priority(9)
-            .submit();
+        let urgent = pool.job(wait_and_double, (meeting.path(), 50)).priority(9).submit();
         guest.go();
         let guest = meeting.next();
         assert!(urgent.is_running() && futures[0].is_done() && !futures[1].is_running());

@@ -31,12 +31,7 @@ fn a_map_is_like_a_sequential_one<P: Pool>() {
         let map = pool.map(double, 0..30).chunk_size(chunk);
         assert_eq!(map.map(Result::unwrap).collect::<Vec<_>>(), expected);
     }
-    assert_eq!(
-        pool.map(double, 0..30)
-            .map(Result::unwrap)
-            .collect::<Vec<_>>(),
-        expected
-    );
+    assert_eq!(pool.map(double, 0..30).map(Result::unwrap).collect::<Vec<_>>(), expected);
     let zipped = pool.map(add, (0..).zip([10, 20, 30]));
     assert_eq!(zipped.map(Result::unwrap).collect::<Vec<_>>(), [10, 21, 32]);
 }
@@ -93,10 +88,7 @@ fn a_map_pulls_no_more_than_its_buffer_ahead<P: Pool>() {
     let pool = P::of(2);
     for (buffer, chunk) in [(1, 1), (2, 1), (10, 1), (10, 3), (10, 10), (3, 10)] {
         let pulled = Cell::new(0);
-        let mut map = pool
-            .map(double, counted(&pulled))
-            .buffer(buffer)
-            .chunk_size(chunk);
+        let mut map = pool.map(double, counted(&pulled)).buffer(buffer).chunk_size(chunk);
         assert_eq!(pulled.get(), 0);
         for taken in 0..40 {
             assert_eq!(map.next().unwrap().unwrap(), taken * 2);
@@ -175,10 +167,7 @@ fn past_its_time_a_map_says_so_and_ends<P: Pool>() {
     let (_held, guest) = hold(&pool, &meeting);
     let start = Instant::now();
     let limit = Duration::from_millis(30);
-    let mut map = pool
-        .map(mark, (0..3).map(|n| marks.line(n)))
-        .timeout(limit)
-        .buffer(2);
+    let mut map = pool.map(mark, (0..3).map(|n| marks.line(n))).timeout(limit).buffer(2);
     let Some(Err(JobError::TimedOut(timeout))) = map.next() else {
         panic!("the only worker is held")
     };
@@ -266,11 +255,7 @@ fn dropping_a_map_cancels_what_has_not_started<P: Pool>() {
         pulled.set(pulled.get() + 1);
         marks.line(n)
     });
-    let mut map = pool
-        .map(mark, items)
-        .buffer(20)
-        .chunk_size(1)
-        .timeout(Duration::ZERO);
+    let mut map = pool.map(mark, items).buffer(20).chunk_size(1).timeout(Duration::ZERO);
     assert!(matches!(map.next(), Some(Err(JobError::TimedOut(_)))));
     assert!(map.next().is_none());
     drop(map);
@@ -285,10 +270,7 @@ fn dropping_a_map_cancels_what_has_not_started<P: Pool>() {
     let lines = marks.lines();
     assert!(lines.contains(&"100".to_owned()) && lines.contains(&"other".to_owned()));
     assert!(lines.len() <= 1 + 6, "{lines:?}");
-    assert!(
-        lines.iter().all(|line| line == "other" || line.len() == 3),
-        "{lines:?}"
-    );
+    assert!(lines.iter().all(|line| line == "other" || line.len() == 3), "{lines:?}");
 }
 
 /// Goal: a map of nothing is empty.
@@ -297,12 +279,8 @@ fn dropping_a_map_cancels_what_has_not_started<P: Pool>() {
 fn a_map_of_nothing_is_empty<P: Pool>() {
     let pool = P::of(1);
     assert_eq!(pool.map(double, []).count(), 0);
-    let map = pool
-        .map(double, Vec::new())
-        .buffer(1)
-        .chunk_size(3)
-        .timeout(Duration::ZERO)
-        .unordered();
+    let map =
+        pool.map(double, Vec::new()).buffer(1).chunk_size(3).timeout(Duration::ZERO).unordered();
     assert_eq!(map.count(), 0);
     pool.shutdown(Shutdown::Drain);
     assert_eq!(pool.map(double, []).count(), 0);
@@ -372,10 +350,7 @@ fn a_panic_in_the_input_reaches_the_caller<P: Pool>() {
         assert_eq!(payload.downcast_ref::<&str>(), Some(&"the input broke"));
         // Elements that were lost in the panic must not have others in their places.
         values.extend(map.by_ref().map(Result::unwrap));
-        assert_eq!(
-            values,
-            (0..values.len() as u64).map(double).collect::<Vec<_>>()
-        );
+        assert_eq!(values, (0..values.len() as u64).map(double).collect::<Vec<_>>());
         assert!(values.len() <= 10);
         drop(map);
         assert_eq!(pool.submit(double, 1).result().unwrap(), 2);
@@ -509,10 +484,8 @@ fn an_element_that_cannot_be_encoded_fails_alone() {
         let pool = ProcessPool::of(2);
         for chunk in [1, 3, 20] {
             let items = (0..20).map(super::encoding::RefusesOdd);
-            let results: Vec<_> = pool
-                .map(super::encoding::number_of, items)
-                .chunk_size(chunk)
-                .collect();
+            let results: Vec<_> =
+                pool.map(super::encoding::number_of, items).chunk_size(chunk).collect();
             assert_eq!(results.len(), 20);
             for (n, result) in results.into_iter().enumerate() {
                 match result {

@@ -10,11 +10,7 @@ use super::jobs::{double, pid};
 use crate::support::{Meeting, children, is_alive, test};
 
 fn recycling(workers: usize, jobs: u64) -> ProcessPool {
-    ProcessPool::builder()
-        .workers(workers)
-        .max_jobs_per_worker(jobs)
-        .build()
-        .unwrap()
+    ProcessPool::builder().workers(workers).max_jobs_per_worker(jobs).build().unwrap()
 }
 
 /// Goal: a worker runs exactly so many jobs, then ends and is reaped, and another takes its place.
@@ -24,9 +20,7 @@ fn recycling(workers: usize, jobs: u64) -> ProcessPool {
 fn a_worker_retires_after_so_many_jobs() {
     test(|| {
         let pool = recycling(1, 3);
-        let pids: Vec<_> = (0..9)
-            .map(|_| pool.submit(pid, ()).result().unwrap())
-            .collect();
+        let pids: Vec<_> = (0..9).map(|_| pool.submit(pid, ()).result().unwrap()).collect();
         for group in pids.chunks(3) {
             assert!(group.iter().all(|pid| *pid == group[0]), "{pids:?}");
         }
@@ -50,9 +44,7 @@ fn a_backlog_keeps_the_count_exact() {
             let futures: Vec<_> = (0..jobs).map(|_| pool.submit(pid, ())).collect();
             guest.go();
             let mut served = BTreeMap::new();
-            *served
-                .entry(held.outcome().report.pid.unwrap())
-                .or_insert(0) += 1;
+            *served.entry(held.outcome().report.pid.unwrap()).or_insert(0) += 1;
             for future in futures {
                 *served.entry(future.result().unwrap()).or_insert(0) += 1;
             }
@@ -67,10 +59,7 @@ fn a_backlog_keeps_the_count_exact() {
 /// Covers: 136
 #[test]
 fn a_worker_for_no_jobs_is_an_error() {
-    let error = ProcessPool::builder()
-        .max_jobs_per_worker(0)
-        .build()
-        .unwrap_err();
+    let error = ProcessPool::builder().max_jobs_per_worker(0).build().unwrap_err();
     assert!(error.is_setting() && error.to_string().starts_with("max_jobs_per_worker(0)"));
 }
 
@@ -110,10 +99,7 @@ fn an_abort_while_workers_retire_replaces_none() {
             assert!(future.is_done());
         }
         for future in futures {
-            assert!(matches!(
-                future.result(),
-                Ok(_) | Err(JobError::Cancelled { .. })
-            ));
+            assert!(matches!(future.result(), Ok(_) | Err(JobError::Cancelled { .. })));
         }
         assert!(held.is_done());
         assert!(children().is_empty());
@@ -128,11 +114,7 @@ fn an_abort_while_workers_retire_replaces_none() {
 fn a_chunk_counts_as_one_job() {
     test(|| {
         let pool = recycling(1, 2);
-        let pids: Vec<_> = pool
-            .map(pid, vec![(); 40])
-            .chunk_size(10)
-            .map(Result::unwrap)
-            .collect();
+        let pids: Vec<_> = pool.map(pid, vec![(); 40]).chunk_size(10).map(Result::unwrap).collect();
         assert!(pids[..20].iter().all(|pid| *pid == pids[0]));
         assert!(pids[20..].iter().all(|pid| *pid == pids[20]));
         assert_ne!(pids[0], pids[20]);

@@ -36,10 +36,7 @@ fn variables_are_set_in_the_workers() {
         assert_eq!(get("PATH").as_deref(), Some(""));
         assert_eq!(get("HOME"), std::env::var("HOME").ok());
         let all = pool.submit(variables, ()).result().unwrap();
-        assert!(
-            all.iter().all(|(name, _)| !name.starts_with("PROCPOOL")),
-            "{all:?}"
-        );
+        assert!(all.iter().all(|(name, _)| !name.starts_with("PROCPOOL")), "{all:?}");
         assert!(std::env::var("CONFORMANCE_ONE").is_err());
     });
 }
@@ -75,35 +72,18 @@ fn directory((): ()) -> String {
 fn workers_have_their_directory() {
     test(|| {
         let place = TempDir::new();
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .current_dir(place.path())
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).current_dir(place.path()).build().unwrap();
         let here = place.path().canonicalize().unwrap();
-        assert_eq!(
-            pool.submit(directory, ()).result().unwrap(),
-            here.to_str().unwrap()
-        );
+        assert_eq!(pool.submit(directory, ()).result().unwrap(), here.to_str().unwrap());
         let here = std::env::current_dir().unwrap();
         let pool = ProcessPool::builder().workers(1).build().unwrap();
-        assert_eq!(
-            pool.submit(directory, ()).result().unwrap(),
-            here.to_str().unwrap()
-        );
+        assert_eq!(pool.submit(directory, ()).result().unwrap(), here.to_str().unwrap());
 
         let missing = place.path().join("missing");
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .current_dir(&missing)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).current_dir(&missing).build().unwrap();
         let error = pool.submit(double, 1).result().unwrap_err();
         assert!(matches!(error, JobError::Broken(_)), "{error}");
-        assert!(
-            error.to_string().contains(missing.to_str().unwrap()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
     });
 }
 
@@ -118,11 +98,7 @@ fn deep(kib: u64) -> u64 {
 #[test]
 fn jobs_have_their_stack() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .stack_size(256 << 20)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).stack_size(256 << 20).build().unwrap();
         let kib = 32 << 10;
         assert_eq!(pool.submit(deep, kib).result().unwrap(), kib + 1);
         let pool = ProcessPool::builder()
@@ -156,17 +132,11 @@ fn standard_input_is_empty() {
         assert_eq!(pool.submit(read_all, ()).result().unwrap(), "");
         // `output` alone would give the child an empty input of its own: this one inherits.
         let inherit = |()| {
-            let status = Command::new("cat")
-                .stdout(std::process::Stdio::null())
-                .status()
-                .unwrap();
+            let status = Command::new("cat").stdout(std::process::Stdio::null()).status().unwrap();
             status.success()
         };
         assert!(pool.submit(inherit, ()).result().unwrap());
-        assert_eq!(
-            pool.submit(ask_a_child, ()).result().unwrap(),
-            (true, Vec::new())
-        );
+        assert_eq!(pool.submit(ask_a_child, ()).result().unwrap(), (true, Vec::new()));
     });
 }
 
@@ -178,23 +148,10 @@ fn complain(word: String) {
 #[test]
 #[ignore = "run by another test, in a process of its own"]
 fn a_host_with_two_pools() {
-    for (output, word) in [
-        (Output::Inherit, "inherited"),
-        (Output::Capture, "captured"),
-    ] {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .stderr(output)
-            .build()
-            .unwrap();
+    for (output, word) in [(Output::Inherit, "inherited"), (Output::Capture, "captured")] {
+        let pool = ProcessPool::builder().workers(1).stderr(output).build().unwrap();
         pool.submit(complain, word.to_owned()).result().unwrap();
-        assert!(
-            pool.submit(super::jobs::segv, 1)
-                .result()
-                .unwrap_err()
-                .to_string()
-                .contains(word)
-        );
+        assert!(pool.submit(super::jobs::segv, 1).result().unwrap_err().to_string().contains(word));
     }
 }
 

@@ -67,14 +67,8 @@ fn a_panic_in_the_scope_goes_on<P: Pool>() {
         behind = Some(pool.submit(mark, marks.line("ran")));
         panic!("the block's own error");
     }));
-    assert_eq!(
-        payload.unwrap_err().downcast_ref::<&str>(),
-        Some(&"the block's own error")
-    );
-    assert!(matches!(
-        behind.unwrap().result(),
-        Err(JobError::Cancelled { started: false })
-    ));
+    assert_eq!(payload.unwrap_err().downcast_ref::<&str>(), Some(&"the block's own error"));
+    assert!(matches!(behind.unwrap().result(), Err(JobError::Cancelled { started: false })));
     assert!(marks.lines().is_empty());
 }
 
@@ -227,14 +221,8 @@ fn an_abort_overtakes_a_drain() {
             pool.shutdown(Shutdown::Abort);
             drain.join().unwrap();
         });
-        assert!(matches!(
-            held.result(),
-            Err(JobError::Cancelled { started: true })
-        ));
-        assert!(matches!(
-            behind.result(),
-            Err(JobError::Cancelled { started: false })
-        ));
+        assert!(matches!(held.result(), Err(JobError::Cancelled { started: true })));
+        assert!(matches!(behind.result(), Err(JobError::Cancelled { started: false })));
     });
 }
 

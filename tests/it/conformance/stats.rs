@@ -86,11 +86,7 @@ fn counts_add_up_at_every_moment() {
 #[test]
 fn each_count_counts_what_it_says() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(2)
-            .queue_limit(3)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(2).queue_limit(3).build().unwrap();
         assert_eq!(pool.stats(), Stats::default());
         let meeting = Meeting::new();
         let (held, guest) = hold(&pool, &meeting);

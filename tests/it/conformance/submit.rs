@@ -21,24 +21,14 @@ fn join((a, (b, c)): (String, (Vec<u8>, Option<i64>))) -> String {
 fn a_submit_is_a_call<P: Pool>() {
     let pool = P::of(1);
     let arg = ("a".to_owned(), (vec![1, 2], Some(-3)));
-    assert_eq!(
-        pool.submit(join, arg).result().unwrap(),
-        "a [1, 2] Some(-3)"
-    );
+    assert_eq!(pool.submit(join, arg).result().unwrap(), "a [1, 2] Some(-3)");
     assert_eq!(pool.submit(|n: u8| n + 1, 1).result().unwrap(), 2);
     assert_eq!(pool.submit(|()| (), ()).result().unwrap(), ());
     fn local(n: i32) -> Result<i32, String> {
-        if n > 0 {
-            Ok(n)
-        } else {
-            Err("not positive".into())
-        }
+        if n > 0 { Ok(n) } else { Err("not positive".into()) }
     }
     assert_eq!(pool.submit(local, 1).result().unwrap(), Ok(1));
-    assert_eq!(
-        pool.submit(local, 0).result().unwrap(),
-        Err("not positive".into())
-    );
+    assert_eq!(pool.submit(local, 0).result().unwrap(), Err("not positive".into()));
     assert_eq!(pool.submit(u64::count_ones, 255).result().unwrap(), 8);
 }
 
@@ -117,11 +107,7 @@ fn a_thread_pool_keeps_nothing_of_a_finished_job() {
 fn nested<P: Pool>(depth: u64) -> u64 {
     let pool = P::of(1);
     let inner = pool.submit(double, depth).result().unwrap();
-    if depth > 0 {
-        inner + pool.submit(nested::<P>, depth - 1).result().unwrap()
-    } else {
-        inner
-    }
+    if depth > 0 { inner + pool.submit(nested::<P>, depth - 1).result().unwrap() } else { inner }
 }
 
 /// Goal: a job may use a pool of its own, and so may that pool's jobs.
@@ -157,11 +143,8 @@ fn a_broken_pool_refuses_jobs_as_broken() {
         assert!(broken(&pool.submit(double, 1).result().unwrap_err()));
         pool.shutdown(Shutdown::Drain);
         assert!(broken(&pool.submit(double, 1).result().unwrap_err()));
-        let Err(Rejected {
-            arg: 7,
-            reason: Rejection::Broken(error),
-            ..
-        }) = pool.try_submit(double, 7)
+        let Err(Rejected { arg: 7, reason: Rejection::Broken(error), .. }) =
+            pool.try_submit(double, 7)
         else {
             panic!("a broken pool takes no job")
         };

@@ -14,22 +14,10 @@ const NONE: &[(&str, &str)] = &[
         "7",
         "Python only: types print under their public module path; Rust's paths are what is exported.",
     ),
-    (
-        "28",
-        "The producer's side is not public: no caller can start a job twice.",
-    ),
-    (
-        "29",
-        "The producer's side is not public: no caller can set a result.",
-    ),
-    (
-        "30",
-        "The producer's side is not public: no caller can set an error.",
-    ),
-    (
-        "43",
-        "A future is owned, so it cannot stand in a list twice.",
-    ),
+    ("28", "The producer's side is not public: no caller can start a job twice."),
+    ("29", "The producer's side is not public: no caller can set a result."),
+    ("30", "The producer's side is not public: no caller can set an error."),
+    ("43", "A future is owned, so it cannot stand in a list twice."),
     ("56", "`Until` is an enum: there is no unknown value."),
     ("67", "Python only: keyword arguments."),
     (
@@ -42,32 +30,17 @@ const NONE: &[(&str, &str)] = &[
         "104",
         "There is no shutdown without waiting; a program that ends without one ends its workers, see X6.",
     ),
-    (
-        "115",
-        "Python only: threads that cannot be made while the interpreter is finalised.",
-    ),
+    ("115", "Python only: threads that cannot be made while the interpreter is finalised."),
     ("117", "Windows only."),
     (
         "124",
         "That idle workers stay is seen in every test that counts them; an idle timeout belongs to a later version.",
     ),
     ("126", "There is no probe of system limits to be forbidden."),
-    (
-        "127",
-        "There is one start method; the fork server belongs to a later version.",
-    ),
-    (
-        "134",
-        "The absence of a hook; worker indices are there, see Y13.",
-    ),
-    (
-        "169",
-        "`Shutdown` is an enum: there is no unknown operation.",
-    ),
-    (
-        "172",
-        "A thread pool has no initializer: its closures can capture what they need.",
-    ),
+    ("127", "There is one start method; the fork server belongs to a later version."),
+    ("134", "The absence of a hook; worker indices are there, see Y13."),
+    ("169", "`Shutdown` is an enum: there is no unknown operation."),
+    ("172", "A thread pool has no initializer: its closures can capture what they need."),
     (
         "174",
         "The compiler refuses closures that capture: a `compile_fail` example of `ProcessPool::submit`.",
@@ -79,10 +52,7 @@ const NONE: &[(&str, &str)] = &[
         "There is no global pool that could be used again: a pool is a value, and dropping it ends it.",
     ),
     ("X8", "A pool has a fixed number of workers."),
-    (
-        "X11",
-        "Retiring workers by memory belongs to a later version.",
-    ),
+    ("X11", "Retiring workers by memory belongs to a later version."),
     (
         "X15",
         "No crash handler: the signal, the phase and the last words are in the report, see 146.",
@@ -139,10 +109,7 @@ fn covered() -> BTreeMap<String, Vec<String>> {
                     "{file}.rs: `{name}` covers something and is no test"
                 );
                 for number in numbers.drain(..) {
-                    covered
-                        .entry(number)
-                        .or_default()
-                        .push(format!("{file}::{name}"));
+                    covered.entry(number).or_default().push(format!("{file}::{name}"));
                 }
             }
         }
@@ -153,12 +120,10 @@ fn covered() -> BTreeMap<String, Vec<String>> {
 
 /// True if the function is a test by itself, or one that both kinds of pool run.
 fn is_test(source: &str, name: &str) -> bool {
-    let own = source.split("#[test]").skip(1).any(|after| {
-        after
-            .split("fn ")
-            .nth(1)
-            .is_some_and(|f| f.starts_with(&format!("{name}(")))
-    });
+    let own = source
+        .split("#[test]")
+        .skip(1)
+        .any(|after| after.split("fn ").nth(1).is_some_and(|f| f.starts_with(&format!("{name}("))));
     let shared = source
         .split_once("on_both_pools![")
         .is_some_and(|(_, list)| list.split([',', ']']).any(|item| item.trim() == name));
@@ -177,10 +142,7 @@ fn all() -> BTreeSet<String> {
 #[test]
 fn every_promise_has_a_test_or_a_reason() {
     let covered = covered();
-    let excused: BTreeSet<String> = NONE
-        .iter()
-        .map(|(number, _)| (*number).to_owned())
-        .collect();
+    let excused: BTreeSet<String> = NONE.iter().map(|(number, _)| (*number).to_owned()).collect();
     assert_eq!(excused.len(), NONE.len(), "a number is excused twice");
     let all = all();
     let named: BTreeSet<String> = covered.keys().cloned().collect();
@@ -188,14 +150,8 @@ fn every_promise_has_a_test_or_a_reason() {
         .iter()
         .filter(|number| !named.contains(*number) && !excused.contains(*number))
         .collect();
-    assert!(
-        forgotten.is_empty(),
-        "neither test nor reason: {forgotten:?}"
-    );
-    let unknown: Vec<_> = named
-        .union(&excused)
-        .filter(|n| !all.contains(*n))
-        .collect();
+    assert!(forgotten.is_empty(), "neither test nor reason: {forgotten:?}");
+    let unknown: Vec<_> = named.union(&excused).filter(|n| !all.contains(*n)).collect();
     assert!(unknown.is_empty(), "no such numbers: {unknown:?}");
     let both: Vec<_> = named.intersection(&excused).collect();
     assert!(both.is_empty(), "both tested and excused: {both:?}");

@@ -21,11 +21,7 @@ fn name() -> Option<String> {
 #[test]
 fn threads_have_names() {
     test(|| {
-        let pool = ThreadPool::builder()
-            .workers(2)
-            .name("ThreadPool io")
-            .build()
-            .unwrap();
+        let pool = ThreadPool::builder().workers(2).name("ThreadPool io").build().unwrap();
         let meeting = Meeting::new();
         let names: Vec<_> = (0..2)
             .map(|_| {
@@ -38,10 +34,7 @@ fn threads_have_names() {
             .collect();
         let guests = (meeting.next(), meeting.next());
         drop(guests);
-        let mut names: Vec<_> = names
-            .into_iter()
-            .map(|f| f.result().unwrap().unwrap())
-            .collect();
+        let mut names: Vec<_> = names.into_iter().map(|f| f.result().unwrap().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["ThreadPool io_0", "ThreadPool io_1"]);
         let (one, two) = (ThreadPool::of(1), ThreadPool::of(1));
@@ -52,13 +45,7 @@ fn threads_have_names() {
             let (pool, thread) = rest.split_once('_').unwrap();
             assert!(pool.parse::<u64>().is_ok() && thread == "0", "{name}");
         }
-        assert!(
-            ThreadPool::builder()
-                .name("a\0b")
-                .build()
-                .unwrap_err()
-                .is_setting()
-        );
+        assert!(ThreadPool::builder().name("a\0b").build().unwrap_err().is_setting());
     });
 }
 
@@ -123,10 +110,7 @@ fn limits_hold_while_two_shutdowns_wait() {
         };
         let first = pool.submit(waits, meeting.path());
         let guest = meeting.next();
-        let second = pool
-            .job(waits, meeting.path())
-            .timeout(Duration::from_millis(20))
-            .submit();
+        let second = pool.job(waits, meeting.path()).timeout(Duration::from_millis(20)).submit();
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| pool.shutdown(Shutdown::Drain));
@@ -160,14 +144,8 @@ fn an_abort_on_threads_asks_jobs_to_stop() {
         meeting.next().go();
         let waiting = pool.submit(double, 1);
         pool.shutdown(Shutdown::Abort);
-        assert!(matches!(
-            running.result(),
-            Err(JobError::Cancelled { started: true })
-        ));
-        assert!(matches!(
-            waiting.result(),
-            Err(JobError::Cancelled { started: false })
-        ));
+        assert!(matches!(running.result(), Err(JobError::Cancelled { started: true })));
+        assert!(matches!(waiting.result(), Err(JobError::Cancelled { started: false })));
     });
 }
 

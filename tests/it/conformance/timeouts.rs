@@ -24,11 +24,7 @@ fn timed_out<R: std::fmt::Debug>(result: Result<R, JobError>) -> Timeout {
 #[test]
 fn a_job_that_takes_too_long_is_stopped() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .job_timeout(LIMIT)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).job_timeout(LIMIT).build().unwrap();
         let future = pool.submit(hang, 1);
         let behind: Vec<_> = (0..10).map(|n| pool.submit(double, n)).collect();
         let outcome = future.outcome();
@@ -54,11 +50,8 @@ fn until_asked(_: u64) -> u64 {
 #[test]
 fn a_job_that_returns_when_asked_keeps_its_worker() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .grace(Duration::from_secs(20))
-            .build()
-            .unwrap();
+        let pool =
+            ProcessPool::builder().workers(1).grace(Duration::from_secs(20)).build().unwrap();
         let timeout = timed_out(pool.job(until_asked, 0).timeout(LIMIT).submit().result());
         assert_eq!(timeout.ended_by, EndedBy::Itself);
         assert_eq!(pool.submit(double, 1).result().unwrap(), 2);
@@ -91,11 +84,7 @@ fn the_clock_starts_with_the_job() {
 #[test]
 fn a_jobs_own_limit_replaces_the_pools() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .job_timeout(LIMIT)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).job_timeout(LIMIT).build().unwrap();
         let meeting = Meeting::new();
         let long = pool
             .job(wait_and_double, (meeting.path(), 2))
@@ -125,11 +114,7 @@ fn every_attempt_has_the_whole_time() {
         hang(0)
     }
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .retries(1)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).retries(1).build().unwrap();
         let outcome = pool.job(die_then_hang, 1).timeout(LIMIT).submit().outcome();
         assert!(outcome.report.ran >= LIMIT);
         timed_out(outcome.result);

@@ -94,11 +94,7 @@ fn waiting_for_the_first_error_ignores_values_and_cancels<P: Pool>() {
     let bad_guest = meeting.next();
     let (cancelled, pending) = (pool.submit(double, 3), pool.submit(double, 4));
     assert!(cancelled.cancel());
-    let waited = wait(
-        [good, bad, cancelled, pending],
-        Until::FirstError,
-        Some(Duration::ZERO),
-    );
+    let waited = wait([good, bad, cancelled, pending], Until::FirstError, Some(Duration::ZERO));
     assert_eq!((waited.done.len(), waited.pending.len()), (1, 3));
     let mut futures = waited.pending;
     good_guest.go();
@@ -154,11 +150,7 @@ fn a_timeout_gives_the_partition_so_far<P: Pool>() {
         assert_eq!((waited.done.len(), waited.pending.len()), (0, 1));
         assert!(waited.pending[0].cancel());
     }
-    let waited = wait(
-        [pending, done],
-        Until::AllDone,
-        Some(Duration::from_millis(3)),
-    );
+    let waited = wait([pending, done], Until::AllDone, Some(Duration::from_millis(3)));
     assert_eq!((waited.done.len(), waited.pending.len()), (1, 1));
     assert!(waited.pending[0].is_running() && held.is_running());
 }
@@ -170,11 +162,7 @@ fn jobs_that_end_meanwhile_are_seen<P: Pool>() {
     let pool = P::of(2);
     for round in 0..10 {
         let futures: Vec<_> = (0..100).map(|n| pool.submit(double, n)).collect();
-        let until = if round % 2 == 0 {
-            Until::AllDone
-        } else {
-            Until::FirstError
-        };
+        let until = if round % 2 == 0 { Until::AllDone } else { Until::FirstError };
         assert_eq!(wait(futures, until, None).done.len(), 100);
     }
 }
@@ -204,11 +192,8 @@ fn futures_of_different_pools_mix() {
             threads.spawn(move || captured * 2),
         ];
         let waited = wait(futures, Until::AllDone, None);
-        let values: Vec<_> = waited
-            .done
-            .into_iter()
-            .map(|future| future.result().unwrap())
-            .collect();
+        let values: Vec<_> =
+            waited.done.into_iter().map(|future| future.result().unwrap()).collect();
         assert_eq!(values, [2, 4, 6]);
         let futures = vec![processes.submit(double, 1), threads.submit(double, 2)];
         assert_eq!(procpool::as_completed(futures).count(), 2);

@@ -82,9 +82,7 @@ fn workers_start_as_jobs_need_them() {
 fn an_idle_worker_is_used_again() {
     test(|| {
         let pool = ProcessPool::of(4);
-        let pids: BTreeSet<_> = (0..3)
-            .map(|_| pool.submit(pid, ()).result().unwrap())
-            .collect();
+        let pids: BTreeSet<_> = (0..3).map(|_| pool.submit(pid, ()).result().unwrap()).collect();
         assert_eq!((pids.len(), pool.stats().spawned), (1, 1));
         // A mixed pattern: two at a time need two.
         let meeting = Meeting::new();
@@ -104,17 +102,10 @@ fn an_idle_worker_is_used_again() {
 #[test]
 fn an_idle_thread_is_used_again() {
     test(|| {
-        let pool = ThreadPool::builder()
-            .workers(4)
-            .name("ThreadPool-again")
-            .build()
-            .unwrap();
+        let pool = ThreadPool::builder().workers(4).name("ThreadPool-again").build().unwrap();
         let name = || thread::current().name().map(str::to_owned);
         for _ in 0..10 {
-            assert_eq!(
-                pool.spawn(name).result().unwrap().as_deref(),
-                Some("ThreadPool-again_0")
-            );
+            assert_eq!(pool.spawn(name).result().unwrap().as_deref(), Some("ThreadPool-again_0"));
             // The thread is idle a moment after its job has ended. Waiting too short could only start a
             // thread more, so the end of its wait is looked for.
             while !sleeps("ThreadPool-again") {
@@ -131,12 +122,7 @@ fn sleeps(prefix: &str) -> bool {
         let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
         // The kernel keeps 15 bytes of a name.
         if read("comm").trim() == &prefix[..15] {
-            return read("stat")
-                .rsplit(')')
-                .next()
-                .unwrap()
-                .trim_start()
-                .starts_with('S');
+            return read("stat").rsplit(')').next().unwrap().trim_start().starts_with('S');
         }
     }
     false
@@ -152,41 +138,23 @@ fn workers_are_known_by_their_index() {
         let pool = ProcessPool::of(3);
         pool.warm_up().unwrap();
         let workers = pool.workers();
-        assert_eq!(
-            workers.iter().map(|w| w.index).collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
-        assert!(
-            workers
-                .iter()
-                .all(|w| w.state == WorkerState::Idle && w.job.is_none())
-        );
+        assert_eq!(workers.iter().map(|w| w.index).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(workers.iter().all(|w| w.state == WorkerState::Idle && w.job.is_none()));
         let pids: BTreeSet<_> = workers.iter().map(|w| w.pid).collect();
         assert_eq!(pids, children().into_iter().collect());
         let meeting = Meeting::new();
         let (held, guest) = hold(&pool, &meeting);
-        let busy: Vec<_> = pool
-            .workers()
-            .into_iter()
-            .filter(|w| w.state == WorkerState::Busy)
-            .collect();
+        let busy: Vec<_> =
+            pool.workers().into_iter().filter(|w| w.state == WorkerState::Busy).collect();
         assert_eq!((busy.len(), busy[0].job), (1, Some(held.id())));
         guest.go();
         let report = held.outcome().report;
         assert_eq!(report.worker, Some(busy[0].index));
         assert_eq!(report.pid, Some(busy[0].pid));
-        let here = |()| {
-            (
-                procpool::context().unwrap().worker_index(),
-                std::process::id(),
-            )
-        };
+        let here = |()| (procpool::context().unwrap().worker_index(), std::process::id());
         let outcome = pool.submit(here, ()).outcome();
         let (index, pid) = outcome.result.unwrap();
-        assert_eq!(
-            (outcome.report.worker, outcome.report.pid),
-            (Some(index), Some(pid))
-        );
+        assert_eq!((outcome.report.worker, outcome.report.pid), (Some(index), Some(pid)));
         let after = pool.workers();
         assert_eq!(after.iter().map(|w| w.jobs_done).sum::<u64>(), 2);
         assert_eq!(after[index].pid, pid);

@@ -28,9 +28,8 @@ fn cancel_is_true_exactly_for_jobs_that_never_run() {
         let pool = ProcessPool::builder().workers(2).build().unwrap();
         let held = [0, 1].map(|_| pool.submit(|path: String| meet(&path, ""), gate.path()));
         let guests = [gate.next(), gate.next()];
-        let futures: Vec<_> = (0..JOBS)
-            .map(|number| pool.submit(work, (number, ledger.path())))
-            .collect();
+        let futures: Vec<_> =
+            (0..JOBS).map(|number| pool.submit(work, (number, ledger.path()))).collect();
         let answers: Vec<Answers> = futures.iter().map(|_| Answers::default()).collect();
         thread::scope(|scope| {
             for thread in 0..THREADS {

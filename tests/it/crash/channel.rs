@@ -71,10 +71,7 @@ fn beside_another<A: procpool::Data, R: procpool::Data>(
     guest.go();
     let outcome = sibling.outcome();
     outcome.result.unwrap();
-    assert_eq!(
-        (outcome.report.pid, outcome.report.attempts),
-        (Some(pid), 1)
-    );
+    assert_eq!((outcome.report.pid, outcome.report.attempts), (Some(pid), 1));
     for future in [0; 4].map(|_| pool.submit(|()| (), ())) {
         future.result().unwrap();
     }
@@ -121,11 +118,7 @@ fn a_job_that_closes_all_descriptors_dies_with_the_reason() {
         };
         let death = died::<()>(beside_another(job, ()));
         let detail = death.detail.as_deref().unwrap_or_default();
-        assert!(
-            detail.contains("closed its control channel"),
-            "{:?}",
-            death.detail
-        );
+        assert!(detail.contains("closed its control channel"), "{:?}", death.detail);
         assert_eq!(death.status, KILLED);
     });
 }
@@ -162,10 +155,7 @@ enum Words {
 
 fn write_words(words: Words) {
     let bytes = match words {
-        Words::Garbage(seed) => seed
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .to_le_bytes()
-            .repeat(8),
+        Words::Garbage(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes().repeat(8),
         Words::OtherVersion => {
             let mut bytes = frame::frame(FrameKind::Bell, &[]);
             bytes[4] = 77;
@@ -201,11 +191,7 @@ fn a_job_that_writes_into_the_control_channel_dies_with_the_reason() {
             println!("{words:?}");
             let death = died(beside_another(write_words, words));
             assert!(death.detail.is_some(), "{words:?}: {death:?}");
-            assert_eq!(
-                (death.status, death.phase),
-                (KILLED, Phase::Run),
-                "{words:?}"
-            );
+            assert_eq!((death.status, death.phase), (KILLED, Phase::Run), "{words:?}");
         }
     });
 }
@@ -224,11 +210,7 @@ fn a_frame_cut_off_by_a_death_is_that_death() {
             let death = died::<()>(beside_another(job, len));
             // From the sixteenth byte on it is a payload that nobody has announced, but that is known
             // only when it is whole.
-            assert_eq!(
-                (death.status, death.detail),
-                (Status::Exit(0), None),
-                "{len}"
-            );
+            assert_eq!((death.status, death.detail), (Status::Exit(0), None), "{len}");
         }
     });
 }
@@ -265,10 +247,7 @@ fn forge(forgery: Forgery) {
     let header = match forgery {
         Forgery::Unknown => header(other(999, 1)),
         Forgery::NotStarted => header(other(own.index + 1, own.generation + 1)),
-        Forgery::OutOfOrder => ResultHeader {
-            first: 5,
-            ..header(own)
-        },
+        Forgery::OutOfOrder => ResultHeader { first: 5, ..header(own) },
         Forgery::TooMany => {
             assert!(end.append(Kind::Value, &[]));
             header(own)
@@ -285,12 +264,8 @@ fn forge(forgery: Forgery) {
 #[test]
 fn a_result_for_another_job_is_not_believed() {
     test(|| {
-        let forgeries = [
-            Forgery::Unknown,
-            Forgery::NotStarted,
-            Forgery::OutOfOrder,
-            Forgery::TooMany,
-        ];
+        let forgeries =
+            [Forgery::Unknown, Forgery::NotStarted, Forgery::OutOfOrder, Forgery::TooMany];
         for forgery in forgeries {
             println!("{forgery:?}");
             let pool = ProcessPool::builder().workers(1).build().unwrap();
@@ -355,11 +330,7 @@ fn random_writes_to_the_shared_memory_cost_at_most_that_worker() {
         let mut random = Random::of_seed(seed);
         let memory = shared_memory().0;
         for _ in 0..writes {
-            let limit = if random.below(2) == 0 {
-                72
-            } else {
-                BLOCK_WORDS as u64
-            };
+            let limit = if random.below(2) == 0 { 72 } else { BLOCK_WORDS as u64 };
             let word = &memory[random.below(limit) as usize];
             let value = match random.below(3) {
                 0 => random.next(),
@@ -383,10 +354,7 @@ fn random_writes_to_the_shared_memory_cost_at_most_that_worker() {
             }
         }
         let everything = |()| {
-            shared_memory()
-                .0
-                .iter()
-                .for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+            shared_memory().0.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
         };
         let death = died(beside_another(everything, ()));
         println!("{death:?}");

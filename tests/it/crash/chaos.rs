@@ -97,10 +97,7 @@ fn jobs_whose_workers_are_killed_at_random_run_at_most_once() {
             match attempts.get(&number).map(Vec::as_slice) {
                 Some([1]) => {}
                 // Killed after its claim and before its line.
-                None => assert!(
-                    outcome.result.is_err(),
-                    "{number} has a value and never ran"
-                ),
+                None => assert!(outcome.result.is_err(), "{number} has a value and never ran"),
                 Some(more) => panic!("{number} ran as attempts {more:?}: {outcome:?}"),
             }
             assert_eq!(outcome.report.attempts, 1, "{number}");
@@ -119,10 +116,7 @@ fn jobs_whose_workers_are_killed_at_random_are_retried_and_count_right() {
             let lines = ran.get(&number).map_or(&[][..], Vec::as_slice);
             let ascending = lines.is_sorted_by(|a, b| a < b);
             let in_range = lines.iter().all(|line| (1..=attempts).contains(line));
-            assert!(
-                ascending && in_range,
-                "{number} ran as {lines:?}: {outcome:?}"
-            );
+            assert!(ascending && in_range, "{number} ran as {lines:?}: {outcome:?}");
             if outcome.result.is_ok() {
                 assert_eq!(lines.last(), Some(&attempts), "{number}: {outcome:?}");
             }

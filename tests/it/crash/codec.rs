@@ -67,13 +67,9 @@ impl<'de> Deserialize<'de> for Fickle {
 /// Every way to fail: where, when and how.
 fn ways() -> impl Iterator<Item = (Step, Side, How)> {
     [Step::Encode, Step::Decode].into_iter().flat_map(|step| {
-        [Side::Caller, Side::Worker]
-            .into_iter()
-            .flat_map(move |side| {
-                [How::Error, How::Panic]
-                    .into_iter()
-                    .map(move |how| (step, side, how))
-            })
+        [Side::Caller, Side::Worker].into_iter().flat_map(move |side| {
+            [How::Error, How::Panic].into_iter().map(move |how| (step, side, how))
+        })
     })
 }
 
@@ -82,11 +78,7 @@ fn check((step, side, how): (Step, Side, How), result: Result<Fickle, JobError>)
     if (side, how) == (Side::Worker, How::Panic) {
         // A panic in a worker is a panic, wherever.
         let panic = panicked(result);
-        assert_eq!(
-            (panic.message.as_str(), panic.aborted),
-            (REFUSAL, false),
-            "{what}"
-        );
+        assert_eq!((panic.message.as_str(), panic.aborted), (REFUSAL, false), "{what}");
         return;
     }
     let error: CodecError = match (step, result) {
@@ -167,11 +159,7 @@ fn control_characters_in_a_jobs_text_are_escaped() {
         }
     }
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .stderr(Output::Capture)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).stderr(Output::Capture).build().unwrap();
         let panic = panicked(pool.submit::<_, ()>(|()| panic!("{EVIL}"), ()).result());
         assert_eq!(panic.message, EVIL);
         check(&JobError::Panicked(panic));
@@ -193,11 +181,7 @@ fn control_characters_in_a_jobs_text_are_escaped() {
 #[test]
 fn bytes_that_are_not_text_are_shown_as_well_as_can_be() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .stderr(Output::Capture)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).stderr(Output::Capture).build().unwrap();
         let crash = |()| {
             std::io::Write::write_all(&mut std::io::stderr(), b"caf\xe9 \xff\xfe\0 end").unwrap();
             Fault::Abort.strike();

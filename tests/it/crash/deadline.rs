@@ -22,11 +22,7 @@ fn listens(_: ()) {
 #[test]
 fn a_job_that_returns_when_asked_does_not_wait_for_the_grace() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .grace(60 * SECOND)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).grace(60 * SECOND).build().unwrap();
         let begun = Instant::now();
         let limit = Duration::from_millis(100);
         let outcome = pool.job(listens, ()).timeout(limit).submit().outcome();
@@ -52,11 +48,7 @@ fn hang_for_ever(_: ()) {
 #[test]
 fn a_job_that_sigterm_ends_does_not_wait_for_the_grace() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .grace(60 * SECOND)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).grace(60 * SECOND).build().unwrap();
         let begun = Instant::now();
         let limit = Duration::from_millis(50);
         let job = pool.job(hang_for_ever, ()).timeout(limit);
@@ -83,11 +75,7 @@ fn is_deaf(_: ()) {
 fn a_job_that_ignores_sigterm_is_killed_after_the_grace() {
     test(|| {
         let (limit, grace) = (Duration::from_millis(100), Duration::from_millis(300));
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .grace(grace)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).grace(grace).build().unwrap();
         let outcome = pool.job(is_deaf, ()).timeout(limit).submit().outcome();
         assert_eq!(timed_out(outcome.result).ended_by, EndedBy::Kill);
         let ran = outcome.report.ran;
@@ -111,10 +99,7 @@ fn results_that_race_their_deadlines_have_one_outcome_each() {
             let listens = !micros.is_multiple_of(4);
             let context = listens.then(|| procpool::context().unwrap());
             while Instant::now() < until {
-                if context
-                    .as_ref()
-                    .is_some_and(procpool::Context::is_cancelled)
-                {
+                if context.as_ref().is_some_and(procpool::Context::is_cancelled) {
                     break;
                 }
             }
@@ -127,9 +112,7 @@ fn results_that_race_their_deadlines_have_one_outcome_each() {
             .grace(Duration::from_millis(200))
             .build()
             .unwrap();
-        let micros: Vec<u64> = (0..JOBS)
-            .map(|_| LIMIT - 500 + random.below(1_000))
-            .collect();
+        let micros: Vec<u64> = (0..JOBS).map(|_| LIMIT - 500 + random.below(1_000)).collect();
         let futures: Vec<_> = micros.iter().map(|m| pool.submit(about, *m)).collect();
         let mut values = 0;
         for (micros, future) in micros.iter().zip(futures) {

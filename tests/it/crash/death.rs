@@ -88,11 +88,7 @@ fn bystanders_of_a_crash_run_elsewhere_as_their_first_attempt() {
     test(|| {
         let (meeting, ledger) = (Meeting::new(), Ledger::new());
         for retries in [0, 3] {
-            let pool = ProcessPool::builder()
-                .workers(1)
-                .retries(retries)
-                .build()
-                .unwrap();
+            let pool = ProcessPool::builder().workers(1).retries(retries).build().unwrap();
             let crash = |path: String| {
                 meet(&path, "");
                 Fault::Segfault.strike();
@@ -100,12 +96,7 @@ fn bystanders_of_a_crash_run_elsewhere_as_their_first_attempt() {
             let culprit = pool.job(crash, meeting.path()).retries(0).submit();
             let guest = meeting.next();
             let bystanders: Vec<_> = (0..20)
-                .map(|n| {
-                    pool.submit(
-                        |(n, path): (u64, String)| note(&path, n),
-                        (n, ledger.path()),
-                    )
-                })
+                .map(|n| pool.submit(|(n, path): (u64, String)| note(&path, n), (n, ledger.path())))
                 .collect();
             guest.go();
             died(culprit.result());
@@ -160,20 +151,14 @@ fn a_crash_among_a_thousand_jobs_costs_one_job_and_one_worker() {
 fn a_poison_job_is_quarantined_after_its_retries() {
     test(|| {
         let ledger = Ledger::new();
-        let pool = ProcessPool::builder()
-            .workers(2)
-            .retries(2)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(2).retries(2).build().unwrap();
         let job = |(n, path): (u64, String)| {
             note(&path, n);
             if n == 5 {
                 Fault::Abort.strike();
             }
         };
-        let futures: Vec<_> = (0..10)
-            .map(|n| pool.submit(job, (n, ledger.path())))
-            .collect();
+        let futures: Vec<_> = (0..10).map(|n| pool.submit(job, (n, ledger.path()))).collect();
         for (n, future) in (0..).zip(futures) {
             let outcome = future.outcome();
             if n != 5 {
@@ -269,9 +254,6 @@ fn a_pool_dropped_while_unwinding_leaves_no_worker() {
         result.unwrap_err();
         wait_gone(pid.into_inner().unwrap());
         let future = kept.into_inner().unwrap().unwrap();
-        assert!(matches!(
-            future.result(),
-            Err(JobError::Cancelled { started: true })
-        ));
+        assert!(matches!(future.result(), Err(JobError::Cancelled { started: true })));
     });
 }

@@ -97,13 +97,8 @@ impl Fault {
 }
 
 impl Place {
-    pub(crate) const ALL: [Place; 5] = [
-        Place::Decode,
-        Place::Run,
-        Place::Encode,
-        Place::DropArgument,
-        Place::DropResult,
-    ];
+    pub(crate) const ALL: [Place; 5] =
+        [Place::Decode, Place::Run, Place::Encode, Place::DropArgument, Place::DropResult];
 }
 
 struct Bomb(&'static str);
@@ -117,11 +112,7 @@ impl Drop for Bomb {
 /// Recurses until the stack ends, with frames that cannot be optimised away.
 fn overflow(depth: u64) -> u64 {
     let frame = black_box([depth; 512]);
-    if depth == u64::MAX {
-        0
-    } else {
-        overflow(depth + 1) + frame[0]
-    }
+    if depth == u64::MAX { 0 } else { overflow(depth + 1) + frame[0] }
 }
 
 /// Bytes that are encoded and decoded in one piece, so that megabytes of them take no time.
@@ -172,12 +163,7 @@ impl<'de> Deserialize<'de> for Argument {
         if place == Place::Decode {
             strike_in_a_job(fault);
         }
-        Ok(Argument {
-            fault,
-            place,
-            load,
-            result_len,
-        })
+        Ok(Argument { fault, place, load, result_len })
     }
 }
 

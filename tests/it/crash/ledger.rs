@@ -13,9 +13,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new() -> Ledger {
-        Ledger {
-            dir: TempDir::new(),
-        }
+        Ledger { dir: TempDir::new() }
     }
 
     /// What to give to jobs.
@@ -29,10 +27,7 @@ impl Ledger {
         let mut attempts = BTreeMap::<_, Vec<_>>::new();
         for line in fs::read_to_string(self.path()).unwrap_or_default().lines() {
             let (number, attempt) = line.split_once(' ').unwrap();
-            attempts
-                .entry(number.parse().unwrap())
-                .or_default()
-                .push(attempt.parse().unwrap());
+            attempts.entry(number.parse().unwrap()).or_default().push(attempt.parse().unwrap());
         }
         attempts
     }
@@ -41,11 +36,6 @@ impl Ledger {
 /// For a job: writes that it runs. One write is one line, whoever else writes.
 pub(super) fn note(path: &str, number: u64) {
     let attempt = procpool::context().expect("called by a job").attempt();
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .unwrap();
-    file.write_all(format!("{number} {attempt}\n").as_bytes())
-        .unwrap();
+    let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+    file.write_all(format!("{number} {attempt}\n").as_bytes()).unwrap();
 }

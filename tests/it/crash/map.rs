@@ -25,11 +25,7 @@ type Results<'p> = Map<'p, u64, u64, std::ops::Range<u64>>;
 /// Runs the map on a pool of its own, and checks that each element ran exactly once, crash or not.
 fn results(set_up: impl FnOnce(Results<'_>) -> Results<'_>) -> Vec<Result<u64, JobError>> {
     let ledger = Ledger::new();
-    let pool = ProcessPool::builder()
-        .workers(3)
-        .env(LEDGER, ledger.path())
-        .build()
-        .unwrap();
+    let pool = ProcessPool::builder().workers(3).env(LEDGER, ledger.path()).build().unwrap();
     let results = set_up(pool.map(work, 0..ELEMENTS)).collect();
     assert_eq!(pool.stats().deaths, CULPRITS.len() as u64);
     let attempts = ledger.attempts();

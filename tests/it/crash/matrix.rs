@@ -27,10 +27,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) const NONE: Load = Load {
-        argument: 0,
-        result: 0,
-    };
+    pub(crate) const NONE: Load = Load { argument: 0, result: 0 };
 }
 
 /// How a job has to end.
@@ -39,10 +36,7 @@ enum Ending {
     Value,
     Exit(i32),
     Signal(i32),
-    Panic {
-        message: &'static str,
-        aborted: bool,
-    },
+    Panic { message: &'static str, aborted: bool },
 }
 
 impl Ending {
@@ -88,11 +82,7 @@ fn phase_in(place: Place) -> Phase {
 
 /// Runs these cells on one pool, and checks everything about each.
 pub(crate) fn run(cells: impl IntoIterator<Item = (Fault, Place)>, load: Load, from: From) {
-    let pool = ProcessPool::builder()
-        .workers(2)
-        .stderr(Output::Capture)
-        .build()
-        .unwrap();
+    let pool = ProcessPool::builder().workers(2).stderr(Output::Capture).build().unwrap();
     let pool = Arc::new(pool);
     let mut deaths = 0;
     for (fault, place) in cells {
@@ -119,12 +109,8 @@ fn check(pool: &Arc<ProcessPool>, fault: Fault, place: Place, load: Load, from: 
         .unwrap_or_else(|| panic!("{cell}: no worker has the sibling: {workers:?}"))
         .pid;
 
-    let argument = Argument {
-        fault,
-        place,
-        load: Blob(vec![7; load.argument]),
-        result_len: load.result,
-    };
+    let argument =
+        Argument { fault, place, load: Blob(vec![7; load.argument]), result_len: load.result };
     let outcome = match from {
         From::Test => pool.submit(job, argument).outcome(),
         From::Callback => from_callback(pool, argument),
@@ -143,10 +129,7 @@ fn check(pool: &Arc<ProcessPool>, fault: Fault, place: Place, load: Load, from: 
     let more = [2, 3].map(|n| (n, pool.submit(|n: u64| n * 2, n)));
     for (n, future) in more {
         let outcome = future.outcome();
-        assert_eq!(
-            outcome.result.unwrap_or_else(|e| panic!("{cell}: {e}")),
-            n * 2
-        );
+        assert_eq!(outcome.result.unwrap_or_else(|e| panic!("{cell}: {e}")), n * 2);
         assert_eq!(outcome.report.attempts, 1, "{cell}");
     }
 }
@@ -185,12 +168,7 @@ fn check_outcome(outcome: Outcome<Answer>, fault: Fault, place: Place, load: Loa
             assert_eq!(Some(death.pid), report.pid, "{cell}");
             assert_eq!(death.detail, None, "{cell}");
             let overflow = death.stderr_tail.contains("has overflowed its stack");
-            assert_eq!(
-                overflow,
-                fault == Fault::StackOverflow,
-                "{cell}: {:?}",
-                death.stderr_tail
-            );
+            assert_eq!(overflow, fault == Fault::StackOverflow, "{cell}: {:?}", death.stderr_tail);
         }
         (Ending::Panic { message, aborted }, Err(JobError::Panicked(panic))) => {
             assert_eq!(panic.message, message, "{cell}");
@@ -203,7 +181,5 @@ fn check_outcome(outcome: Outcome<Answer>, fault: Fault, place: Place, load: Loa
 
 /// All the cells.
 pub(crate) fn all() -> impl Iterator<Item = (Fault, Place)> {
-    Place::ALL
-        .into_iter()
-        .flat_map(|place| Fault::ALL.into_iter().map(move |fault| (fault, place)))
+    Place::ALL.into_iter().flat_map(|place| Fault::ALL.into_iter().map(move |fault| (fault, place)))
 }

@@ -48,10 +48,7 @@ fn timed_out<R: std::fmt::Debug>(result: Result<R, JobError>) -> Timeout {
 /// SIGKILL to a worker. One that has just been reaped is left alone: its number may belong to a stranger.
 fn kill_worker(pid: u32) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let parent = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.split_whitespace().nth(1));
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split_whitespace().nth(1));
     if parent == Some(process::id().to_string().as_str()) {
         let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
     }
@@ -67,14 +64,6 @@ fn hang() -> ! {
 /// The resident set of this process, in bytes.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    1024 * line
-        .split_whitespace()
-        .next()
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    1024 * line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
 }

@@ -92,11 +92,8 @@ fn payloads_up_to_the_limit_pass_and_longer_ones_are_refused() {
     test(|| {
         // Below and above what fits into the shared memory.
         for limit in [1_000, 100_000] {
-            let pool = ProcessPool::builder()
-                .workers(1)
-                .payload_limit(limit as u64)
-                .build()
-                .unwrap();
+            let pool =
+                ProcessPool::builder().workers(1).payload_limit(limit as u64).build().unwrap();
             let send = |len: usize| {
                 let future = pool.submit(|blob: Blob| blob.0.len(), Blob(vec![1; len]));
                 future.result()
@@ -112,9 +109,7 @@ fn payloads_up_to_the_limit_pass_and_longer_ones_are_refused() {
                 }
                 for over in [1, limit] {
                     match direction(limit - LENGTH + over) {
-                        Err(JobError::TooLarge {
-                            len, limit: told, ..
-                        }) => {
+                        Err(JobError::TooLarge { len, limit: told, .. }) => {
                             assert_eq!((len, told), ((limit + over) as u64, limit as u64));
                         }
                         other => panic!("{other:?}"),

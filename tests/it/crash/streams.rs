@@ -16,11 +16,7 @@ const MIB: u64 = 1 << 20;
 #[test]
 fn a_flood_on_standard_error_is_read_and_forgotten() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(1)
-            .stderr(Output::Capture)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(1).stderr(Output::Capture).build().unwrap();
         let flood = |mib: u64| {
             let line = [b'x'; 64 * 1024];
             for _ in 0..mib * 16 {

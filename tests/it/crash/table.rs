@@ -30,14 +30,10 @@ fn every_fault_with_64_mib_in_flight_costs_its_own_job_alone() {
     test_within(Duration::from_secs(180), || {
         for place in Place::ALL {
             let load = match place {
-                Place::Decode | Place::Run | Place::DropArgument => Load {
-                    argument: 64 * MIB,
-                    result: 0,
-                },
-                Place::Encode | Place::DropResult => Load {
-                    argument: 0,
-                    result: 64 * MIB,
-                },
+                Place::Decode | Place::Run | Place::DropArgument => {
+                    Load { argument: 64 * MIB, result: 0 }
+                }
+                Place::Encode | Place::DropResult => Load { argument: 0, result: 64 * MIB },
             };
             let cells = matrix::all().filter(|cell| cell.1 == place);
             matrix::run(cells, load, From::Test);

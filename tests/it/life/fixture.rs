@@ -83,11 +83,7 @@ impl Fixture {
         let mut output = String::new();
         self.output.read_to_string(&mut output).unwrap();
         let status = self.child.wait().unwrap();
-        Left {
-            status,
-            output,
-            errors: self.errors(),
-        }
+        Left { status, output, errors: self.errors() }
     }
 
     fn errors(&self) -> String {

@@ -22,11 +22,7 @@ fn nothing_survives(story: &str, end: impl FnOnce(&mut Fixture)) -> Left {
     let began = Instant::now();
     for process in &watched {
         let left = Duration::from_secs(2).saturating_sub(began.elapsed());
-        assert!(
-            process.ends_within(left),
-            "process {} outlives its host",
-            process.pid
-        );
+        assert!(process.ends_within(left), "process {} outlives its host", process.pid);
     }
     host.end()
 }

@@ -64,10 +64,7 @@ fn a_function_outside_the_image_is_unregistered() {
             Err(JobError::Unregistered(text)) => assert!(text.contains("fn(i32) -> i32"), "{text}"),
             other => panic!("{other:?}"),
         }
-        assert_eq!(
-            pool.submit(|()| std::process::id(), ()).result().unwrap(),
-            pid
-        );
+        assert_eq!(pool.submit(|()| std::process::id(), ()).result().unwrap(), pid);
         assert_eq!(pool.stats().deaths, 0);
     });
 }

@@ -44,10 +44,7 @@ fn a_worker_inherits_nothing_that_a_job_would_trip_over() {
         assert_eq!(get("group"), get("pid"), "it leads a group of its own");
 
         let command = get("command");
-        assert!(
-            command.contains("procpool-worker 0 of life-host"),
-            "{command}"
-        );
+        assert!(command.contains("procpool-worker 0 of life-host"), "{command}");
         assert_eq!(get("main thread"), "procpool-w0");
         assert_eq!(get("Name"), "procpool-w0");
 

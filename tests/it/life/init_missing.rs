@@ -32,18 +32,12 @@ fn an_init_that_workers_miss_ends_every_job_with_one_sentence() {
         assert!(left.status.success(), "{left:?}");
         let processes = fs::read_to_string(&census).unwrap().lines().count();
         // The host, and the two workers of the first try with as many more as the restart limit allows.
-        assert!(
-            (2..=1 + 2 + 3).contains(&processes),
-            "{processes} processes"
-        );
+        assert!((2..=1 + 2 + 3).contains(&processes), "{processes} processes");
         let lines: Vec<&str> = left.output.lines().collect();
         assert_eq!(lines.len(), 100);
         for line in lines {
             assert!(line.contains("exit code 9"), "{line}");
-            assert!(
-                line.contains("did not call procpool::init() first"),
-                "{line}"
-            );
+            assert!(line.contains("did not call procpool::init() first"), "{line}");
         }
     });
 }

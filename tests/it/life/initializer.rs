@@ -53,11 +53,7 @@ fn breaks(builder: ProcessPoolBuilder, cause: &str) {
         Ok(future) => panic!("accepted: {future:?}"),
     }
     named(&pool.warm_up().unwrap_err());
-    assert_eq!(
-        pool.stats().spawned,
-        spawned,
-        "a broken pool starts nothing"
-    );
+    assert_eq!(pool.stats().spawned, spawned, "a broken pool starts nothing");
     drop(pool);
 }
 
@@ -67,12 +63,7 @@ fn an_initializer_that_fails_breaks_the_pool() {
     fn fail(text: String) -> Result<(), String> {
         Err(text)
     }
-    test(|| {
-        breaks(
-            builder().initializer(fail, "no such model".to_owned()),
-            "no such model",
-        )
-    });
+    test(|| breaks(builder().initializer(fail, "no such model".to_owned()), "no such model"));
 }
 
 /// Goal: an initializer that panics breaks the pool, with the panic's message.
@@ -169,12 +160,7 @@ fn an_initializer_runs_once_in_every_worker() {
 #[test]
 fn a_pool_gets_over_one_bad_start() {
     fn die_once(file: String) {
-        if OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(file)
-            .is_ok()
-        {
+        if OpenOptions::new().write(true).create_new(true).open(file).is_ok() {
             process::abort();
         }
     }
@@ -197,12 +183,7 @@ fn a_pool_gets_over_one_bad_start() {
 #[test]
 fn a_warm_up_gets_over_one_bad_start() {
     fn die_once(file: String) {
-        if OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(file)
-            .is_ok()
-        {
+        if OpenOptions::new().write(true).create_new(true).open(file).is_ok() {
             process::abort();
         }
     }

@@ -38,12 +38,7 @@ fn a_pool_outlives_the_thread_that_made_it() {
         });
         let pool = made.join().unwrap();
         let meeting = Meeting::new();
-        let pids = || {
-            pool.workers()
-                .into_iter()
-                .map(|worker| worker.pid)
-                .collect::<Vec<_>>()
-        };
+        let pids = || pool.workers().into_iter().map(|worker| worker.pid).collect::<Vec<_>>();
         let before = pids();
         let future = pool.submit(|path: String| meet(&path, "here"), meeting.path());
         meeting.next().go();
@@ -218,19 +213,12 @@ fn a_shutdown_at_any_moment_ends_everything() {
             pool.shutdown(how);
             // Generous: back-offs of up to 20 ms, and machines that are busy with other things.
             let took = began.elapsed();
-            assert!(
-                took < Duration::from_secs(5),
-                "round {round}: {how:?} took {took:?}"
-            );
+            assert!(took < Duration::from_secs(5), "round {round}: {how:?} took {took:?}");
             for future in futures {
                 assert!(future.is_done(), "round {round}: {future:?} after {how:?}");
             }
             let stats = pool.stats();
-            assert_eq!(
-                (stats.workers, stats.running, stats.queued),
-                (0, 0, 0),
-                "round {round}"
-            );
+            assert_eq!((stats.workers, stats.running, stats.queued), (0, 0, 0), "round {round}");
             assert_eq!(
                 stats.submitted,
                 stats.finished + stats.failed + stats.cancelled,

@@ -39,10 +39,7 @@ fn workers_start_from_a_host_that_is_busy_in_eight_threads() {
     test(|| {
         let left = Fixture::host(&["storm"]).end();
         assert!(left.status.success(), "{left:?}");
-        assert!(
-            left.output.trim().parse::<u64>().unwrap() >= 300,
-            "{left:?}"
-        );
+        assert!(left.output.trim().parse::<u64>().unwrap() >= 300, "{left:?}");
     });
 }
 
@@ -78,15 +75,7 @@ fn a_refused_process_is_asked_for_again() {
         let calls = "clone,clone3,vfork,fork";
         let mut strace = Command::new("strace");
         strace
-            .args([
-                "-f",
-                "-qq",
-                "-b",
-                "execve",
-                "-o",
-                log.to_str().unwrap(),
-                "-e",
-            ])
+            .args(["-f", "-qq", "-b", "execve", "-o", log.to_str().unwrap(), "-e"])
             .arg(format!("trace={calls}"))
             .arg("-e")
             .arg(format!("inject={calls}:error=EAGAIN:when=1..3"))

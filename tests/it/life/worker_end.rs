@@ -18,18 +18,10 @@ fn abort(_: ()) {
 #[test]
 fn two_hundred_workers_can_be_recycled() {
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(2)
-            .max_jobs_per_worker(1)
-            .build()
-            .unwrap();
-        let futures: Vec<_> = (0..200)
-            .map(|_| pool.submit(|()| process::id(), ()))
-            .collect();
-        let pids: HashSet<u32> = futures
-            .into_iter()
-            .map(|future| future.result().unwrap())
-            .collect();
+        let pool = ProcessPool::builder().workers(2).max_jobs_per_worker(1).build().unwrap();
+        let futures: Vec<_> = (0..200).map(|_| pool.submit(|()| process::id(), ())).collect();
+        let pids: HashSet<u32> =
+            futures.into_iter().map(|future| future.result().unwrap()).collect();
         // Ids are reused only after some ten thousand others.
         assert_eq!(pids.len(), 200);
         assert_eq!(pool.stats().deaths, 0, "a planned end is no death");
@@ -58,16 +50,9 @@ fn a_worker_whose_last_job_was_stopped_is_replaced() {
         meeting.next().go();
         future.abort();
         let result = future.result();
-        assert!(
-            matches!(result, Err(JobError::Cancelled { started: true })),
-            "{result:?}"
-        );
+        assert!(matches!(result, Err(JobError::Cancelled { started: true })), "{result:?}");
         let next = pool.submit(|()| (), ());
-        assert!(
-            next.wait_timeout(Duration::from_secs(20)),
-            "{:?}",
-            pool.workers()
-        );
+        assert!(next.wait_timeout(Duration::from_secs(20)), "{:?}", pool.workers());
     });
 }
 
@@ -85,10 +70,7 @@ fn a_job_submitted_while_a_worker_starts_gets_one_of_its_own() {
             thread::sleep(Duration::from_micros(random.below(10_000)));
             let second = pool.submit(|n: u32| n, round);
             let guest = meeting.next();
-            assert!(
-                second.wait_timeout(Duration::from_secs(10)),
-                "round {round}"
-            );
+            assert!(second.wait_timeout(Duration::from_secs(10)), "round {round}");
             guest.go();
             first.result().unwrap();
         }
@@ -101,18 +83,10 @@ fn a_job_submitted_while_a_worker_starts_gets_one_of_its_own() {
 fn crashes_leave_nothing_behind() {
     fn held() -> (usize, usize, usize) {
         let count = |dir: &str| fs::read_dir(dir).unwrap().count();
-        (
-            count("/proc/self/fd"),
-            count("/proc/self/task"),
-            children().len(),
-        )
+        (count("/proc/self/fd"), count("/proc/self/task"), children().len())
     }
     test(|| {
-        let pool = ProcessPool::builder()
-            .workers(2)
-            .stderr(Output::Capture)
-            .build()
-            .unwrap();
+        let pool = ProcessPool::builder().workers(2).stderr(Output::Capture).build().unwrap();
         let crash = |times: u32| {
             for _ in 0..times {
                 let result = pool.submit(abort, ()).result();

@@ -44,9 +44,8 @@ impl CallbackThreads {
         }
         let shared = self.clone();
         // One thread for each callback that blocks: what bounds them is the user's own blocking.
-        let thread = thread::Builder::new()
-            .name("procpool-done".into())
-            .spawn(move || shared.serve());
+        let thread =
+            thread::Builder::new().name("procpool-done".into()).spawn(move || shared.serve());
         match thread {
             Ok(thread) => {
                 state.threads.retain(|thread| !thread.is_finished());
@@ -68,11 +67,7 @@ impl CallbackThreads {
                 return;
             } else {
                 state.idle += 1;
-                state = self
-                    .0
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
             }
         }

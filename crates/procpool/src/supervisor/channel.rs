@@ -168,9 +168,8 @@ impl PoolChannel {
             average if average > LONG_JOB_NS => 1,
             average => (2 + (WINDOW_NS / average.max(1)) as usize).min(TICKETS_MAX),
         };
-        let quota = self.quota.map_or(usize::MAX, |quota| {
-            usize::try_from(quota).unwrap_or(usize::MAX)
-        });
+        let quota =
+            self.quota.map_or(usize::MAX, |quota| usize::try_from(quota).unwrap_or(usize::MAX));
         window.saturating_sub(self.in_flight).min(quota)
     }
 
@@ -187,10 +186,7 @@ impl PoolChannel {
         };
         // Never zero, which is the generation of a word that was never used.
         self.generation = self.generation.wrapping_add(1).max(1);
-        let ticket = Ticket {
-            index,
-            generation: self.generation,
-        };
+        let ticket = Ticket { index, generation: self.generation };
         let (header, elements) = entry.to_send(ticket);
         let name = match &entry.target {
             super::entry::WireTarget::Offset(..) => &[],
@@ -199,12 +195,9 @@ impl PoolChannel {
         let streamed = entry.streamed();
         let sent = match &streamed {
             None => self.end.send(&header, name, Body::Inline, elements),
-            Some((bytes, from)) => self.end.send(
-                &header,
-                name,
-                Body::Streamed((bytes.len() - from) as u64),
-                &[],
-            ),
+            Some((bytes, from)) => {
+                self.end.send(&header, name, Body::Streamed((bytes.len() - from) as u64), &[])
+            }
         };
         if sent != Ok(true) {
             if sent.is_err() {
@@ -221,11 +214,7 @@ impl PoolChannel {
         if let Some(timeout) = entry.timeout() {
             self.shortest_timeout = Some(self.shortest_timeout.map_or(timeout, |s| s.min(timeout)));
         }
-        self.sent[index as usize] = Some(Sent {
-            entry,
-            ticket,
-            stopping: None,
-        });
+        self.sent[index as usize] = Some(Sent { entry, ticket, stopping: None });
         self.order.push_back(ticket);
         self.in_flight += 1;
         if let Some(quota) = &mut self.quota {
@@ -237,18 +226,14 @@ impl PoolChannel {
     /// Wakes the worker if it sleeps and has something to look at.
     pub(crate) fn wake(&mut self) {
         if self.end.must_wake_worker() && self.outgoing.is_empty() {
-            self.outgoing.push_back(Outgoing::Frame(
-                frame::header(FrameKind::Bell, 0).to_vec(),
-                0,
-            ));
+            self.outgoing.push_back(Outgoing::Frame(frame::header(FrameKind::Bell, 0).to_vec(), 0));
         }
         self.flush();
     }
 
     /// Queues a frame.
     pub(crate) fn send_frame(&mut self, kind: FrameKind) {
-        self.outgoing
-            .push_back(Outgoing::Frame(frame::header(kind, 0).to_vec(), 0));
+        self.outgoing.push_back(Outgoing::Frame(frame::header(kind, 0).to_vec(), 0));
         self.flush();
     }
 
@@ -311,14 +296,10 @@ impl PoolChannel {
             while !bytes.is_empty() && self.fault.is_none() {
                 match self.decoder.feed(&mut bytes) {
                     Ok(None) => {}
-                    Ok(Some(Frame {
-                        kind: FrameKind::Bell,
-                        ..
-                    })) => {}
-                    Ok(Some(Frame {
-                        kind: FrameKind::Payload,
-                        body,
-                    })) => self.take_payload(body, harvest),
+                    Ok(Some(Frame { kind: FrameKind::Bell, .. })) => {}
+                    Ok(Some(Frame { kind: FrameKind::Payload, body })) => {
+                        self.take_payload(body, harvest)
+                    }
                     Ok(Some(frame)) => start(frame),
                     Err(fault) => self.set_fault(&fault.to_string()),
                 }
@@ -371,9 +352,7 @@ impl PoolChannel {
                 }
                 Ok(Some((header, Body::Streamed(len)))) => {
                     harvest.any = true;
-                    let word = body
-                        .first_chunk()
-                        .map_or(0, |head| u64::from_le_bytes(*head));
+                    let word = body.first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
                     match elements::parse_header(word) {
                         Some((kind, _)) => self.awaiting = Some((header, kind, len)),
                         None => self.set_fault(SCRIBBLED),
@@ -390,9 +369,8 @@ impl PoolChannel {
         let index = header.ticket.index as usize;
         let claimed = self.end.block().claim(header.ticket) == Some(Claim::Claimed);
         let slot = self.sent.get_mut(index);
-        let Some(sent) = slot
-            .and_then(Option::as_mut)
-            .filter(|sent| claimed && sent.ticket == header.ticket)
+        let Some(sent) =
+            slot.and_then(Option::as_mut).filter(|sent| claimed && sent.ticket == header.ticket)
         else {
             return self.set_fault("the worker sent a result for a job that it had not started");
         };
@@ -426,9 +404,7 @@ impl PoolChannel {
         recorded: &[u8],
         harvest: &mut Harvest,
     ) {
-        let sent = self.sent[index]
-            .as_mut()
-            .expect("the caller has looked at this job");
+        let sent = self.sent[index].as_mut().expect("the caller has looked at this job");
         match sent.stopping {
             None => {
                 if !sent.entry.record(header.count, recorded) {
@@ -460,18 +436,12 @@ impl PoolChannel {
         reason: StopReason,
         harvest: &mut Harvest,
     ) {
-        let sent = self.sent[index]
-            .as_mut()
-            .expect("the caller has looked at this job");
+        let sent = self.sent[index].as_mut().expect("the caller has looked at this job");
         let before = header.count.saturating_sub(1);
         let Some(rest) = elements::skip(recorded, before as usize) else {
             return self.set_fault(SCRIBBLED);
         };
-        if before > 0
-            && !sent
-                .entry
-                .record(before, &recorded[..recorded.len() - rest.len()])
-        {
+        if before > 0 && !sent.entry.record(before, &recorded[..recorded.len() - rest.len()]) {
             return self.set_fault(SCRIBBLED);
         }
         harvest.returned = true;
@@ -485,9 +455,7 @@ impl PoolChannel {
 
     /// Takes a job off the books.
     fn remove(&mut self, index: usize) -> Sent {
-        let sent = self.sent[index]
-            .take()
-            .expect("the caller has looked at this job");
+        let sent = self.sent[index].take().expect("the caller has looked at this job");
         self.free.push(index as u32);
         self.in_flight -= 1;
         self.jobs_done += 1;
@@ -499,9 +467,7 @@ impl PoolChannel {
             self.shortest_timeout = None;
         }
         while let Some(first) = self.order.front()
-            && self.sent[first.index as usize]
-                .as_ref()
-                .is_none_or(|sent| sent.ticket != *first)
+            && self.sent[first.index as usize].as_ref().is_none_or(|sent| sent.ticket != *first)
         {
             self.order.pop_front();
         }
@@ -530,11 +496,7 @@ impl PoolChannel {
     /// Takes back up to `count` jobs that the worker has not started, the last ones first.
     pub(crate) fn revoke_last(&mut self, count: usize) -> Vec<Entry> {
         let tickets: Vec<Ticket> = self.order.iter().rev().copied().collect();
-        tickets
-            .into_iter()
-            .filter_map(|ticket| self.revoke(ticket))
-            .take(count)
-            .collect()
+        tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).take(count).collect()
     }
 
     /// Takes back the jobs of lower priority that the worker has not started.
@@ -545,10 +507,7 @@ impl PoolChannel {
                 .is_some_and(|sent| sent.ticket == *ticket && sent.entry.cell.priority < priority)
         };
         let tickets: Vec<Ticket> = self.order.iter().copied().filter(lower).collect();
-        tickets
-            .into_iter()
-            .filter_map(|ticket| self.revoke(ticket))
-            .collect()
+        tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).collect()
     }
 
     /// The jobs behind the worker's first, which counts as started: it is, or will be in microseconds.
@@ -557,9 +516,7 @@ impl PoolChannel {
             let sent = self.sent[ticket.index as usize].as_ref()?;
             (sent.ticket == *ticket).then_some(sent)
         });
-        in_order
-            .skip(1)
-            .filter(|sent| self.claim(sent.ticket) == Some(Claim::Sent))
+        in_order.skip(1).filter(|sent| self.claim(sent.ticket) == Some(Claim::Sent))
     }
 
     /// The highest priority among the jobs that wait behind another one.
@@ -570,15 +527,8 @@ impl PoolChannel {
     /// Takes back the jobs of higher priority that wait behind another one.
     pub(crate) fn revoke_above(&mut self, priority: i32) -> Vec<Entry> {
         let higher = |sent: &&Sent| sent.entry.cell.priority > priority;
-        let tickets: Vec<Ticket> = self
-            .behind()
-            .filter(higher)
-            .map(|sent| sent.ticket)
-            .collect();
-        tickets
-            .into_iter()
-            .filter_map(|ticket| self.revoke(ticket))
-            .collect()
+        let tickets: Vec<Ticket> = self.behind().filter(higher).map(|sent| sent.ticket).collect();
+        tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).collect()
     }
 
     /// The ticket at this index, if it is this job's.
@@ -611,17 +561,12 @@ impl PoolChannel {
 
     /// No job here has a shorter time limit than this.
     pub(crate) fn shortest_timeout_ns(&self) -> Option<u64> {
-        self.shortest_timeout
-            .map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+        self.shortest_timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Marks a started job as being stopped, and tells it so.
     pub(crate) fn stop(&mut self, ticket: Ticket, reason: StopReason) {
-        if let Some(sent) = self
-            .sent
-            .get_mut(ticket.index as usize)
-            .and_then(Option::as_mut)
-        {
+        if let Some(sent) = self.sent.get_mut(ticket.index as usize).and_then(Option::as_mut) {
             // The first reason stands, but an abort overtakes a timeout that has not ended it.
             if sent.stopping.is_none() || reason == StopReason::Abort {
                 sent.stopping = Some(reason);
@@ -647,11 +592,7 @@ impl PoolChannel {
     pub(crate) fn bury(mut self) -> Vec<(Entry, Ticket, Fate)> {
         let black_box = self.end.block().black_box();
         let mut recovered = Vec::new();
-        let count = if self.awaiting.is_none() {
-            self.end.recover(&mut recovered)
-        } else {
-            0
-        };
+        let count = if self.awaiting.is_none() { self.end.recover(&mut recovered) } else { 0 };
         let mut fates = Vec::new();
         let order: Vec<Ticket> = self.order.iter().copied().collect();
         for ticket in order {
@@ -659,11 +600,7 @@ impl PoolChannel {
             else {
                 continue;
             };
-            let Sent {
-                mut entry,
-                stopping,
-                ..
-            } = sent;
+            let Sent { mut entry, stopping, .. } = sent;
             if self.end.revoke(ticket) {
                 fates.push((entry, ticket, Fate::NotStarted));
                 continue;
@@ -691,10 +628,7 @@ impl PoolChannel {
                 // Elements were run, and the next one was not begun: nobody is to blame.
                 Fate::NotStarted
             } else {
-                Fate::Culprit {
-                    black_box,
-                    stopping,
-                }
+                Fate::Culprit { black_box, stopping }
             };
             fates.push((entry, ticket, fate));
         }
@@ -714,8 +648,5 @@ pub(crate) enum Fate {
     /// All its elements have outcomes.
     Finished,
     /// It was running.
-    Culprit {
-        black_box: BlackBox,
-        stopping: Option<StopReason>,
-    },
+    Culprit { black_box: BlackBox, stopping: Option<StopReason> },
 }

@@ -162,19 +162,14 @@ impl Dispatch {
     pub(crate) fn accept(&mut self, mut entry: Entry) -> bool {
         self.stats.submitted += 1;
         entry.sequence = self.queue.number();
-        let must_look = entry
-            .timeout()
-            .is_some_and(|timeout| self.look_no_later_than(timeout));
+        let must_look = entry.timeout().is_some_and(|timeout| self.look_no_later_than(timeout));
         if entry.cell.priority > self.lowest_sent {
             self.make_way(entry.cell.priority);
         }
         let may_send = self.queue.is_empty() && self.may_send(entry.cell.priority);
         // The question can bring jobs back that go before this one.
-        let entry = if may_send && self.queue.is_empty() {
-            self.try_send(entry)
-        } else {
-            Some(entry)
-        };
+        let entry =
+            if may_send && self.queue.is_empty() { self.try_send(entry) } else { Some(entry) };
         if let Some(entry) = entry {
             self.enqueue(entry);
             self.use_idle();
@@ -209,8 +204,7 @@ impl Dispatch {
 
     fn enqueue(&mut self, entry: Entry) {
         Place::Queued(entry.sequence).note(&entry.cell);
-        self.queue
-            .insert(entry.cell.priority, entry.sequence, entry);
+        self.queue.insert(entry.cell.priority, entry.sequence, entry);
     }
 
     /// Takes jobs of lower priority back that no worker has started.
@@ -282,10 +276,7 @@ impl Dispatch {
         let count = self.channels.len();
         for step in 1..=count {
             let slot = (self.cursor + step) % count;
-            if self.channels[slot]
-                .as_ref()
-                .is_some_and(|channel| channel.room() > 0)
-            {
+            if self.channels[slot].as_ref().is_some_and(|channel| channel.room() > 0) {
                 self.cursor = slot;
                 return Some(slot);
             }
@@ -297,11 +288,8 @@ impl Dispatch {
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);
         };
-        let (cell, priority, timeout) = (
-            Arc::clone(&entry.cell),
-            entry.cell.priority,
-            entry.timeout(),
-        );
+        let (cell, priority, timeout) =
+            (Arc::clone(&entry.cell), entry.cell.priority, entry.timeout());
         let ticket = channel.send(entry)?;
         Place::Sent(slot, ticket.index).note(&cell);
         if self.sent == 0 {
@@ -327,9 +315,7 @@ impl Dispatch {
 
     fn note_idle(&mut self, slot: usize) {
         let idle = self.is_serving(slot)
-            && self.channels[slot]
-                .as_ref()
-                .is_some_and(|c| c.in_flight() == 0 && c.room() > 0);
+            && self.channels[slot].as_ref().is_some_and(|c| c.in_flight() == 0 && c.room() > 0);
         if idle {
             self.idle.insert(slot);
         } else {
@@ -338,13 +324,7 @@ impl Dispatch {
     }
 
     fn is_serving(&self, slot: usize) -> bool {
-        matches!(
-            self.residents[slot],
-            Some(Resident {
-                state: ResidentState::Serving,
-                ..
-            })
-        )
+        matches!(self.residents[slot], Some(Resident { state: ResidentState::Serving, .. }))
     }
 
     // ---- giving out ------------------------------------------------------------------------------
@@ -403,11 +383,8 @@ impl Dispatch {
         if self.idle.is_empty() || self.sent <= busy {
             return;
         }
-        let crowded = (0..self.channels.len()).max_by_key(|slot| {
-            self.channels[*slot]
-                .as_ref()
-                .map_or(0, PoolChannel::in_flight)
-        });
+        let crowded = (0..self.channels.len())
+            .max_by_key(|slot| self.channels[*slot].as_ref().map_or(0, PoolChannel::in_flight));
         if let Some(slot) = crowded
             && let Some(channel) = &mut self.channels[slot]
         {
@@ -448,10 +425,7 @@ impl Dispatch {
         if harvest.returned {
             self.requests.push(Request::Returned(slot));
         }
-        if self.channels[slot]
-            .as_ref()
-            .is_some_and(|channel| channel.fault.is_some())
-        {
+        if self.channels[slot].as_ref().is_some_and(|channel| channel.fault.is_some()) {
             self.requests.push(Request::Faulty(slot));
         }
         self.note_idle(slot);
@@ -500,9 +474,7 @@ impl Dispatch {
 
     pub(crate) fn is_running(&self, cell: &Arc<JobCell>) -> bool {
         self.ticket_of(cell).is_some_and(|(slot, ticket)| {
-            self.channels[slot]
-                .as_ref()
-                .and_then(|channel| channel.claim(ticket))
+            self.channels[slot].as_ref().and_then(|channel| channel.claim(ticket))
                 == Some(Claim::Claimed)
         })
     }
@@ -565,11 +537,7 @@ impl Dispatch {
         let revoked = channel.revoke_last(usize::MAX);
         let manner = match channel.running() {
             Some((running, _, _, black_box)) if running == ticket => {
-                Some(if black_box.cooperative {
-                    Manner::Cooperative
-                } else {
-                    Manner::Plain
-                })
+                Some(if black_box.cooperative { Manner::Cooperative } else { Manner::Plain })
             }
             // Its result has been published, or announced, and wins.
             _ => None,
@@ -608,10 +576,7 @@ impl Dispatch {
             // A job that starts after this look cannot be over before this moment.
             let mut look_at = now.saturating_add(shortest);
             let running = channel.running();
-            if running
-                .as_ref()
-                .is_some_and(|(_, _, stopping, _)| stopping.is_some())
-            {
+            if running.as_ref().is_some_and(|(_, _, stopping, _)| stopping.is_some()) {
                 // It gets no further job before it has ended this one.
                 continue;
             }
@@ -643,10 +608,7 @@ impl Dispatch {
 
     pub(crate) fn add_worker(&mut self, channel: PoolChannel) {
         let slot = channel.slot;
-        self.residents[slot] = Some(Resident {
-            pid: channel.pid,
-            state: ResidentState::Starting,
-        });
+        self.residents[slot] = Some(Resident { pid: channel.pid, state: ResidentState::Starting });
         self.channels[slot] = Some(channel);
         self.stats.spawned += 1;
     }
@@ -786,12 +748,7 @@ impl Dispatch {
     // ---- looking ---------------------------------------------------------------------------------
 
     pub(crate) fn stats(&self) -> Stats {
-        let running: usize = self
-            .channels
-            .iter()
-            .flatten()
-            .map(PoolChannel::claimed)
-            .sum();
+        let running: usize = self.channels.iter().flatten().map(PoolChannel::claimed).sum();
         Stats {
             workers: self.residents.iter().flatten().count(),
             idle: self.idle.len(),

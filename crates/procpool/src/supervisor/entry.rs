@@ -166,10 +166,7 @@ impl Entry {
             function,
         };
         let rest = elements::skip(self.payload.bytes(), self.done as usize);
-        (
-            header,
-            rest.expect("the pool has encoded so many elements itself"),
-        )
+        (header, rest.expect("the pool has encoded so many elements itself"))
     }
 
     /// What to keep alive while the elements of `to_send` are written to a channel; with what offset.
@@ -183,11 +180,7 @@ impl Entry {
 
     /// What a record says of the attempt that it comes from; several records of one chunk add up.
     pub(crate) fn report(&self, pid: u32, worker: usize, header: &ResultHeader) -> Report {
-        let before = self
-            .past
-            .as_ref()
-            .map(|past| &past.report)
-            .filter(|_| header.first > 0);
+        let before = self.past.as_ref().map(|past| &past.report).filter(|_| header.first > 0);
         let ran = Duration::from_nanos(header.ran_ns);
         let cpu = header.usage.map(|usage| Duration::from_nanos(usage.cpu_ns));
         Report {
@@ -198,10 +191,7 @@ impl Entry {
                 (Some(before), Some(now)) => Some(before.saturating_add(now)),
                 (before, now) => before.or(now),
             },
-            peak_rss: header
-                .usage
-                .map(|usage| usage.peak_rss)
-                .or(before.and_then(|b| b.peak_rss)),
+            peak_rss: header.usage.map(|usage| usage.peak_rss).or(before.and_then(|b| b.peak_rss)),
             pid: Some(pid),
             worker: Some(worker),
         }
@@ -218,9 +208,7 @@ impl Entry {
         {
             return false;
         }
-        self.past().parts.push(Part::Recorded {
-            elements: elements.to_vec(),
-        });
+        self.past().parts.push(Part::Recorded { elements: elements.to_vec() });
         self.advance(count);
         true
     }
@@ -243,10 +231,7 @@ impl Entry {
                 Err(recorded_error(fault, bytes, &self.cell.label(), limit))
             }
         };
-        Some(Completion {
-            cell: self.cell,
-            ended: Ended::new(result, report),
-        })
+        Some(Completion { cell: self.cell, ended: Ended::new(result, report) })
     }
 
     pub(crate) fn is_single(&self) -> bool {
@@ -259,10 +244,7 @@ impl Entry {
             let waited = procpool_sys::clock::monotonic_ns().saturating_sub(self.submitted_ns);
             report.queued = Duration::from_nanos(waited);
         }
-        Completion {
-            cell: self.cell,
-            ended: Ended::new(result, report),
-        }
+        Completion { cell: self.cell, ended: Ended::new(result, report) }
     }
 
     /// Ends a job of which every element has an outcome.
@@ -276,8 +258,7 @@ impl Entry {
             Some(Part::Failed(error)) => self.complete(Err(error)),
             Some(Part::Recorded { elements }) => {
                 // `record` has looked at these bytes, so they are one element.
-                self.complete_single(&elements, report)
-                    .expect("one whole element")
+                self.complete_single(&elements, report).expect("one whole element")
             }
         }
     }
@@ -349,10 +330,9 @@ impl Entry {
             return Next::Requeue(self);
         }
         let error = match error {
-            JobError::Died(_) if retries > 0 => JobError::Quarantined {
-                attempts: kills,
-                last: Box::new(error),
-            },
+            JobError::Died(_) if retries > 0 => {
+                JobError::Quarantined { attempts: kills, last: Box::new(error) }
+            }
             error => error,
         };
         self.fail_current(error)
@@ -367,9 +347,8 @@ impl Entry {
         now_ns: u64,
     ) {
         // The clock in the black box is the worker's word.
-        let started_ns = black_box
-            .started_ns
-            .clamp(self.submitted_ns, now_ns.max(self.submitted_ns));
+        let started_ns =
+            black_box.started_ns.clamp(self.submitted_ns, now_ns.max(self.submitted_ns));
         self.past().report = Report {
             attempts: self.attempt(),
             queued: Duration::from_nanos(started_ns - self.submitted_ns),
@@ -401,10 +380,6 @@ mod tests {
     #[test]
     fn a_waiting_job_is_small() {
         assert!(size_of::<Entry>() <= 120, "{} bytes", size_of::<Entry>());
-        assert!(
-            size_of::<JobCell>() <= 256,
-            "{} bytes",
-            size_of::<JobCell>()
-        );
+        assert!(size_of::<JobCell>() <= 256, "{} bytes", size_of::<JobCell>());
     }
 }

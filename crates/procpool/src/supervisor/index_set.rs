@@ -10,10 +10,7 @@ pub(crate) struct IndexSet {
 impl IndexSet {
     /// An empty set of numbers below `bound`.
     pub(crate) fn new(bound: usize) -> IndexSet {
-        IndexSet {
-            words: vec![0; bound.div_ceil(64)],
-            len: 0,
-        }
+        IndexSet { words: vec![0; bound.div_ceil(64)], len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -38,11 +35,7 @@ impl IndexSet {
 
     /// The smallest number in the set.
     pub(crate) fn first(&self) -> Option<usize> {
-        let (index, word) = self
-            .words
-            .iter()
-            .enumerate()
-            .find(|(_, word)| **word != 0)?;
+        let (index, word) = self.words.iter().enumerate().find(|(_, word)| **word != 0)?;
         Some(index * 64 + word.trailing_zeros() as usize)
     }
 }

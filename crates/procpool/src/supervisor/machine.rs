@@ -247,11 +247,7 @@ impl Machine {
     pub(crate) fn deadline(&self) -> Option<u64> {
         let start =
             (self.to_start() > 0 && self.slots.contains(&Slot::Empty)).then_some(self.not_before);
-        self.slots
-            .iter()
-            .filter_map(Slot::deadline)
-            .chain(start)
-            .min()
+        self.slots.iter().filter_map(Slot::deadline).chain(start).min()
     }
 
     /// How many more workers should be starting, as soon as the back-off allows.
@@ -259,25 +255,14 @@ impl Machine {
         if self.life != Life::Open {
             return 0;
         }
-        let wanted = if self.warming_up {
-            self.slots.len()
-        } else {
-            self.demand
-        };
+        let wanted = if self.warming_up { self.slots.len() } else { self.demand };
         // After a failed start one worker at a time shows whether it goes better now.
-        let at_once = if self.start_deaths.is_empty() {
-            usize::MAX
-        } else {
-            1
-        };
+        let at_once = if self.start_deaths.is_empty() { usize::MAX } else { 1 };
         wanted.min(at_once).saturating_sub(self.starting())
     }
 
     fn starting(&self) -> usize {
-        self.slots
-            .iter()
-            .filter(|slot| matches!(slot, Slot::Starting { .. }))
-            .count()
+        self.slots.iter().filter(|slot| matches!(slot, Slot::Starting { .. })).count()
     }
 
     fn start_workers(&mut self, now: u64, out: &mut Vec<Action>) {
@@ -286,11 +271,7 @@ impl Machine {
         }
         let to_start = self.to_start();
         let give_up_at = now.saturating_add(self.policy.start_timeout_ns);
-        let empty = self
-            .slots
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, slot)| **slot == Slot::Empty);
+        let empty = self.slots.iter_mut().enumerate().filter(|(_, slot)| **slot == Slot::Empty);
         for (index, slot) in empty.take(to_start) {
             *slot = Slot::Starting { give_up_at };
             out.push(Action::Spawn(index));
@@ -309,11 +290,7 @@ impl Machine {
             }
         }
         let window_start = now.saturating_sub(self.policy.restart_window_ns);
-        while self
-            .start_deaths
-            .front()
-            .is_some_and(|death| *death < window_start)
-        {
+        while self.start_deaths.front().is_some_and(|death| *death < window_start) {
             self.start_deaths.pop_front();
         }
         if self.start_deaths.is_empty() {
@@ -334,11 +311,7 @@ impl Machine {
         // The time in which no worker was wanted does not count: nobody knows that it was short then.
         let began = give_up_at.saturating_sub(self.policy.start_timeout_ns);
         let idle = began.saturating_sub(self.not_before);
-        let since = self
-            .short_since
-            .unwrap_or(now)
-            .saturating_add(idle)
-            .min(now);
+        let since = self.short_since.unwrap_or(now).saturating_add(idle).min(now);
         self.short_since = Some(since);
         self.first_cause.get_or_insert(cause);
         let short_for = now.saturating_sub(since);
@@ -350,9 +323,7 @@ impl Machine {
     }
 
     fn back_off(&mut self, doublings: u32, now: u64) {
-        let wait = BACKOFF_FIRST_NS
-            .saturating_mul(1 << doublings.min(20))
-            .min(BACKOFF_MAX_NS);
+        let wait = BACKOFF_FIRST_NS.saturating_mul(1 << doublings.min(20)).min(BACKOFF_MAX_NS);
         self.not_before = now + wait;
     }
 
@@ -378,10 +349,9 @@ impl Machine {
         }
         let kill_at = now.saturating_add(self.policy.grace_ns);
         self.slots[slot] = Slot::Stopping(match manner {
-            Manner::Cooperative => Stage::Asked {
-                terminate_at: now.saturating_add(self.policy.grace_ns / 2),
-                kill_at,
-            },
+            Manner::Cooperative => {
+                Stage::Asked { terminate_at: now.saturating_add(self.policy.grace_ns / 2), kill_at }
+            }
             Manner::Plain => {
                 out.push(Action::Terminate(slot));
                 Stage::Terminated { kill_at }
@@ -390,9 +360,8 @@ impl Machine {
     }
 
     fn retire(&mut self, slot: usize, now: u64, out: &mut Vec<Action>) {
-        self.slots[slot] = Slot::Stopping(Stage::Leaving {
-            kill_at: now.saturating_add(self.policy.grace_ns),
-        });
+        self.slots[slot] =
+            Slot::Stopping(Stage::Leaving { kill_at: now.saturating_add(self.policy.grace_ns) });
         out.push(Action::Bye(slot));
     }
 
@@ -417,10 +386,7 @@ impl Machine {
                         out,
                     );
                 }
-                Slot::Stopping(Stage::Asked {
-                    terminate_at,
-                    kill_at,
-                }) if now >= terminate_at => {
+                Slot::Stopping(Stage::Asked { terminate_at, kill_at }) if now >= terminate_at => {
                     self.slots[slot] = Slot::Stopping(Stage::Terminated { kill_at });
                     out.push(Action::Terminate(slot));
                 }

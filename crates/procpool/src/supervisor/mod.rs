@@ -100,10 +100,7 @@ impl Inner {
     pub(crate) fn wait_ended(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         while !*ended {
-            ended = self
-                .ended_changed
-                .wait(ended)
-                .unwrap_or_else(PoisonError::into_inner);
+            ended = self.ended_changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -122,10 +119,8 @@ impl Inner {
 
 /// Tells jobs' cells that they have ended, on a caller's thread; callbacks run on it.
 pub(crate) fn complete_here(completions: Vec<Completion>) {
-    let callbacks: Vec<Callbacks> = completions
-        .into_iter()
-        .map(|Completion { cell, ended }| cell.complete(ended))
-        .collect();
+    let callbacks: Vec<Callbacks> =
+        completions.into_iter().map(|Completion { cell, ended }| cell.complete(ended)).collect();
     callbacks.into_iter().for_each(Callbacks::run);
 }
 
@@ -199,9 +194,7 @@ impl Supervisor {
         let wake =
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
-        epoll
-            .add(&wake, Token::Wake.event(EpollFlags::EPOLLIN))
-            .map_err(system)?;
+        epoll.add(&wake, Token::Wake.event(EpollFlags::EPOLLIN)).map_err(system)?;
         let stderr = StderrReader::start(settings.stderr)?;
         let (restart_limit, restart_window) = settings.restart_limit;
         let machine = Machine::new(Policy {
@@ -261,12 +254,7 @@ impl Supervisor {
 
     /// How long to sleep: until something is due.
     fn timeout(&self) -> EpollTimeout {
-        let hangup = self
-            .workers
-            .iter()
-            .flatten()
-            .filter_map(|worker| worker.hung_up_at)
-            .min();
+        let hangup = self.workers.iter().flatten().filter_map(|worker| worker.hung_up_at).min();
         let due = [
             self.machine.deadline(),
             hangup.map(|at| at + HANGUP_GRACE_NS),
@@ -370,11 +358,7 @@ impl Supervisor {
         if dispatch.writing {
             self.register_writers(dispatch);
         }
-        let waiting = if dispatch.has_idle() {
-            0
-        } else {
-            dispatch.queued()
-        };
+        let waiting = if dispatch.has_idle() { 0 } else { dispatch.queued() };
         if waiting != self.demanded || waiting > 0 && !dispatch.all_serving() {
             self.demanded = waiting;
             self.events.push(Event::Demand(waiting));
@@ -499,10 +483,7 @@ impl Supervisor {
             let Some(worker) = &mut self.workers[slot] else {
                 continue;
             };
-            if worker
-                .hung_up_at
-                .is_some_and(|at| now >= at + HANGUP_GRACE_NS)
-            {
+            if worker.hung_up_at.is_some_and(|at| now >= at + HANGUP_GRACE_NS) {
                 worker.hung_up_at = None;
                 if let Some(channel) = self.inner.dispatch().channel_mut(slot) {
                     channel
@@ -551,8 +532,7 @@ impl Supervisor {
         while !self.events.is_empty() {
             let mut actions = Vec::new();
             for event in std::mem::take(&mut self.events) {
-                self.machine
-                    .handle(event, clock::monotonic_ns(), &mut actions);
+                self.machine.handle(event, clock::monotonic_ns(), &mut actions);
             }
             for action in actions {
                 self.act(action);
@@ -565,8 +545,7 @@ impl Supervisor {
             Action::Spawn(slot) => {
                 if let Err(error) = self.spawn(slot) {
                     let cause = format!("cannot start worker {slot}: {error}");
-                    self.events
-                        .push(Event::SpawnFailed(slot, trouble_of(&error), cause));
+                    self.events.push(Event::SpawnFailed(slot, trouble_of(&error), cause));
                 }
             }
             Action::Bye(slot) => {
@@ -624,40 +603,22 @@ impl Supervisor {
         };
         let name = worker_name(slot, &program);
         let process = spawn::spawn(&program, &name, &settings.environment, theirs, stderr)?;
-        let mut channel = PoolChannel::new(
-            slot,
-            process.id(),
-            memory,
-            ours,
-            settings.max_jobs_per_worker,
-        );
+        let mut channel =
+            PoolChannel::new(slot, process.id(), memory, ours, settings.max_jobs_per_worker);
         let stdout = io::stdout();
         let fds = [memory_fd.as_fd(), stdout.as_fd()];
         // The same program has the host's standard output already.
-        let fds = if settings.worker_program.is_some() {
-            &fds[..]
-        } else {
-            &fds[..1]
-        };
+        let fds = if settings.worker_program.is_some() { &fds[..] } else { &fds[..1] };
         match channel.send_setup(&self.setup(slot), fds) {
             // It has ended already, and its exit status and last words tell more than this error.
             Err(error) if is_hangup(&error) => {}
             result => result?,
         }
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        self.epoll
-            .add(channel.fd(), Token::Channel(slot).event(flags))?;
-        self.epoll.add(
-            process.pidfd(),
-            Token::Process(slot).event(EpollFlags::EPOLLIN),
-        )?;
+        self.epoll.add(channel.fd(), Token::Channel(slot).event(flags))?;
+        self.epoll.add(process.pidfd(), Token::Process(slot).event(EpollFlags::EPOLLIN))?;
         let tap = Arc::clone(tap);
-        self.workers[slot] = Some(Worker {
-            process,
-            tap,
-            hung_up_at: None,
-            writing: false,
-        });
+        self.workers[slot] = Some(Worker { process, tap, hung_up_at: None, writing: false });
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
         dispatch.add_worker(channel);
@@ -670,10 +631,7 @@ impl Supervisor {
         let initializer = settings.initializer.as_ref().and_then(|initializer| {
             // The builder has checked that it is in the image.
             let (run, function) = self.inner.image.offsets(initializer.function)?;
-            Some((
-                Target::Offset { run, function },
-                initializer.argument.clone(),
-            ))
+            Some((Target::Offset { run, function }, initializer.argument.clone()))
         });
         let setup = Setup {
             build_id: settings
@@ -709,9 +667,7 @@ impl Supervisor {
                 worker.writing = wants;
                 let mut flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
                 flags.set(EpollFlags::EPOLLOUT, wants);
-                let _ = self
-                    .epoll
-                    .modify(channel.fd(), &mut Token::Channel(slot).event(flags));
+                let _ = self.epoll.modify(channel.fd(), &mut Token::Channel(slot).event(flags));
             }
             dispatch.writing |= wants;
         }
@@ -783,10 +739,7 @@ impl Supervisor {
         self.after_dispatch(&mut dispatch);
         drop(dispatch);
         self.inner.complete(completions);
-        self.events.push(Event::Exited(
-            slot,
-            start_cause(slot, pid, exit, fault, &tail),
-        ));
+        self.events.push(Event::Exited(slot, start_cause(slot, pid, exit, fault, &tail)));
     }
 }
 
@@ -810,10 +763,7 @@ impl Obituary<'_> {
         let settle = |(mut entry, ticket, fate): (Entry, _, Fate)| match fate {
             Fate::NotStarted => Next::Requeue(entry),
             Fate::Finished => entry.next(),
-            Fate::Culprit {
-                black_box,
-                stopping,
-            } => {
+            Fate::Culprit { black_box, stopping } => {
                 entry.note_death(self.pid, self.slot, &black_box, now);
                 match (stopping, &panic) {
                     (Some(reason), _) => entry.stopped(reason, self.ended_by(reason)),
@@ -862,10 +812,7 @@ impl Obituary<'_> {
 
 /// True if the other end of a channel is closed.
 fn is_hangup(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// Whether a failed start is worth another try.
@@ -888,10 +835,8 @@ fn status_of(exit: Exit) -> Status {
 
 /// The sentence for a worker that ended before it was ready.
 fn start_cause(slot: usize, pid: u32, exit: Exit, fault: Option<String>, tail: &str) -> String {
-    let mut cause = format!(
-        "worker {slot} (pid {pid}) ended before it was ready: {}",
-        status_of(exit)
-    );
+    let mut cause =
+        format!("worker {slot} (pid {pid}) ended before it was ready: {}", status_of(exit));
     if let Some(fault) = fault {
         cause.push_str(&format!("; {fault}"));
     }

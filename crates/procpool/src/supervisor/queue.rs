@@ -14,11 +14,7 @@ pub(crate) struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Queue<T> {
-        Queue {
-            lanes: BTreeMap::new(),
-            next_sequence: 0,
-            len: 0,
-        }
+        Queue { lanes: BTreeMap::new(), next_sequence: 0, len: 0 }
     }
 }
 

@@ -59,40 +59,28 @@ impl StderrReader {
         epoll
             .add(&asked, EpollEvent::new(EpollFlags::EPOLLIN, ASKED))
             .map_err(|errno| system(errno.into()))?;
-        let shared = Arc::new(Shared {
-            epoll,
-            taps: Mutex::default(),
-            late: Mutex::default(),
-            output,
-        });
+        let shared =
+            Arc::new(Shared { epoll, taps: Mutex::default(), late: Mutex::default(), output });
         let reader = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("procpool-stderr".into())
             .spawn(move || reader.serve(asked))
             .map_err(system)?;
-        Ok(StderrReader {
-            shared,
-            ask,
-            thread: Some(thread),
-        })
+        Ok(StderrReader { shared, ask, thread: Some(thread) })
     }
 
     /// Makes a pipe for the worker of `slot`: the tap to keep and the end to pass on.
     pub(crate) fn open(&self, slot: usize) -> io::Result<(Arc<Tap>, OwnedFd)> {
         let (read, write) = pipe()?;
-        let tap = Arc::new(Tap {
-            pipe: read.into(),
-            tail: Mutex::default(),
-        });
+        let tap = Arc::new(Tap { pipe: read.into(), tail: Mutex::default() });
         let mut taps = self.shared.taps();
         if taps.len() <= slot {
             taps.resize_with(slot + 1, || None);
         }
         taps[slot] = Some(Arc::clone(&tap));
-        self.shared.epoll.add(
-            tap.pipe.as_fd(),
-            EpollEvent::new(EpollFlags::EPOLLIN, slot as u64),
-        )?;
+        self.shared
+            .epoll
+            .add(tap.pipe.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, slot as u64))?;
         Ok((tap, write))
     }
 
@@ -168,10 +156,7 @@ impl Shared {
         let mut buffer = vec![0; READ_MAX];
         let mut events = [EpollEvent::empty(); 16];
         loop {
-            let count = self
-                .epoll
-                .wait(&mut events, EpollTimeout::NONE)
-                .unwrap_or(0);
+            let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
             for event in &events[..count] {
                 if event.data() == ASKED {
                     let stop = asked.read(&mut buffer).is_ok_and(|len| len == 0);

@@ -115,10 +115,7 @@ impl WorkerChannel {
             [] => self.stream.write_all(&header),
             // One write for a short frame.
             body if body.len() <= READ_MAX => self.stream.write_all(&[&header, body].concat()),
-            body => self
-                .stream
-                .write_all(&header)
-                .and_then(|()| self.stream.write_all(body)),
+            body => self.stream.write_all(&header).and_then(|()| self.stream.write_all(body)),
         };
         if result.is_err() {
             // The pool is gone, or a job has closed the channel: either way this worker is of no use.

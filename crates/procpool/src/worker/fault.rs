@@ -37,11 +37,7 @@ pub(crate) fn recorded_error(
 ) -> JobError {
     let codec_error = || {
         let (type_name, message) = codec::decode::<(String, String)>(bytes).unwrap_or_default();
-        CodecError {
-            side: Side::Worker,
-            type_name,
-            message,
-        }
+        CodecError { side: Side::Worker, type_name, message }
     };
     match kind {
         Kind::DecodeFault => JobError::Decode(codec_error()),
@@ -61,16 +57,6 @@ pub(crate) fn panic_of(bytes: &[u8], label: &Label, aborted: bool) -> Panic {
         message: String::from_utf8_lossy(bytes).into_owned(),
         ..PanicRecord::default()
     });
-    let PanicRecord {
-        message,
-        location,
-        backtrace,
-    } = record;
-    Panic {
-        message,
-        location,
-        backtrace,
-        aborted,
-        label: label.clone(),
-    }
+    let PanicRecord { message, location, backtrace } = record;
+    Panic { message, location, backtrace, aborted, label: label.clone() }
 }

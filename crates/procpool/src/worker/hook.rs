@@ -66,10 +66,7 @@ fn on_panic(info: &PanicHookInfo<'_>) -> Fate {
             // was unwinding and the one in the destructor: the first is the cause.
             Some(panics) if announced => {
                 let back = if message == IN_CLEANUP { 2 } else { 1 };
-                let cause = panics
-                    .len()
-                    .checked_sub(back)
-                    .map(|at| panics.swap_remove(at));
+                let cause = panics.len().checked_sub(back).map(|at| panics.swap_remove(at));
                 Some(cause.unwrap_or(record))
             }
             Some(_) | None if cfg!(panic = "abort") || announced => Some(record),
@@ -86,9 +83,7 @@ fn on_panic(info: &PanicHookInfo<'_>) -> Fate {
             if bytes.len() > PANIC_BYTES_MAX {
                 bytes = fault::panic(&shortened(record));
             }
-            block
-                .block
-                .set_fatal_panic(block.block.black_box().ticket, &bytes);
+            block.block.set_fatal_panic(block.block.black_box().ticket, &bytes);
             Fate::Aborts
         }
         _ => Fate::Unwinds,
@@ -101,9 +96,7 @@ fn shortened(mut record: PanicRecord) -> PanicRecord {
     let location = record.location.as_ref().map_or(0, String::len);
     // Three lengths and tags of at most 9 bytes each.
     let room = PANIC_BYTES_MAX.saturating_sub(location + 27);
-    record
-        .message
-        .truncate(record.message.floor_char_boundary(room));
+    record.message.truncate(record.message.floor_char_boundary(room));
     record
 }
 
@@ -132,9 +125,5 @@ pub(super) fn record_of(payload: Box<dyn Any + Send>, block: &Arc<SharedBlock>) 
     let message = panic_message(&*payload).unwrap_or(NOT_TEXT).to_owned();
     mem::forget(payload);
     let recorded = recorded.unwrap_or_default();
-    PanicRecord {
-        message,
-        location: recorded.location,
-        backtrace: recorded.backtrace,
-    }
+    PanicRecord { message, location: recorded.location, backtrace: recorded.backtrace }
 }

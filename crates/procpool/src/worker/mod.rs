@@ -98,9 +98,8 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
         None => None,
     };
     let mut fds = fds.into_iter();
-    let fd = fds
-        .next()
-        .ok_or_else(|| StartFault::Other("the shared memory did not arrive".into()))?;
+    let fd =
+        fds.next().ok_or_else(|| StartFault::Other("the shared memory did not arrive".into()))?;
     let memory = mapping::attach(fd.as_fd(), BLOCK_WORDS)
         .map_err(|error| other("cannot map the shared memory", error))?;
     if let Some(stdout) = fds.next() {
@@ -113,11 +112,7 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
             StartFault::Other(format!("cannot enter the directory {dir:?}: {error}"))
         })?;
     }
-    Ok(Start {
-        image,
-        same_build,
-        memory,
-    })
+    Ok(Start { image, same_build, memory })
 }
 
 fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
@@ -139,10 +134,7 @@ fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
 
 /// The thread that runs jobs.
 fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
-    let block = Arc::new(SharedBlock {
-        block: Block::new(start.memory),
-        progress: Mutex::new(()),
-    });
+    let block = Arc::new(SharedBlock { block: Block::new(start.memory), progress: Mutex::new(()) });
     hook::install(&block);
     // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
     let _ = stack::report_overflow();

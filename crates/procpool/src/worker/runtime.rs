@@ -104,11 +104,8 @@ pub(super) fn serve(
         bell_rung: true,
     };
     // Spinning on the only processor would keep the pool from running.
-    let spin_ns = if thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
-        SPIN_NS
-    } else {
-        0
-    };
+    let spin_ns =
+        if thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN_NS } else { 0 };
     loop {
         let mut body = mem::take(&mut running.body);
         let next = running.end.next_job(&mut body);
@@ -175,14 +172,9 @@ impl Running {
         self.header = header;
         self.record_first = header.first;
         let job = JobId::from_number(header.job);
-        let _context = Context::in_worker(
-            job,
-            header.attempt,
-            self.slot as usize,
-            &self.block,
-            header.ticket,
-        )
-        .enter();
+        let _context =
+            Context::in_worker(job, header.attempt, self.slot as usize, &self.block, header.ticket)
+                .enter();
         if header.name_len == 0 {
             match same_build.and_then(|proof| image.receive(proof, header.run, header.function)) {
                 Some(function) => function.run(self),
@@ -202,9 +194,7 @@ impl Running {
         }
         let form = match self.header.run {
             0 => Form::Json,
-            _ => Form::Binary {
-                fingerprint: self.header.function,
-            },
+            _ => Form::Binary { fingerprint: self.header.function },
         };
         match resolve_named(name, form) {
             Ok(function) => function.run(self),
@@ -243,9 +233,8 @@ impl Running {
             };
             rest = next;
             self.begin(element);
-            let result = catch_unwind(AssertUnwindSafe(|| {
-                self.run_one(argument, &decode, f, &encode)
-            }));
+            let result =
+                catch_unwind(AssertUnwindSafe(|| self.run_one(argument, &decode, f, &encode)));
             if let Err(payload) = result {
                 let record = hook::record_of(payload, &self.block);
                 // A panic in the Drop of a result that is already recorded changes nothing.
@@ -347,10 +336,7 @@ impl Running {
         if self.end.pending_count() == 0 {
             self.record_first = self.element + 1;
         }
-        let header = ResultHeader {
-            given_back: true,
-            ..self.result_header(false)
-        };
+        let header = ResultHeader { given_back: true, ..self.result_header(false) };
         while !self.end.has_room(0) {
             self.wait_for_room(0);
         }
@@ -371,10 +357,7 @@ impl Running {
             let cpu_ns = clock::process_cpu_ns();
             let used = cpu_ns - self.cpu_ns;
             self.cpu_ns = cpu_ns;
-            Usage {
-                cpu_ns: used,
-                peak_rss: clock::peak_rss(),
-            }
+            Usage { cpu_ns: used, peak_rss: clock::peak_rss() }
         });
         let started_ns = self.record_started_ns;
         self.record_started_ns = now;
@@ -439,10 +422,9 @@ pub(crate) fn run_json<A: Data, R: Data>(function: Function, running: &mut Runni
     let encode = |result: &R, limit: Option<u64>, out: &mut Vec<u8>| {
         serde_json::to_writer(&mut *out, result).map_err(message)?;
         match limit {
-            Some(limit) if out.len() as u64 > limit => Err(CodecFault::TooLarge {
-                len: out.len() as u64,
-                limit,
-            }),
+            Some(limit) if out.len() as u64 > limit => {
+                Err(CodecFault::TooLarge { len: out.len() as u64, limit })
+            }
             _ => Ok(()),
         }
     };
@@ -457,10 +439,7 @@ pub(crate) struct Initializing {
 
 impl Initializing {
     pub(super) fn new(argument: Vec<u8>) -> Initializing {
-        Initializing {
-            argument,
-            result: Err("the initializer did not run".into()),
-        }
+        Initializing { argument, result: Err("the initializer did not run".into()) }
     }
 }
 

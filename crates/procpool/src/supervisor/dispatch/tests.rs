@@ -92,10 +92,7 @@ impl World {
         for element in 0..count as usize {
             elements::push(&mut arguments, Kind::Value, &value_of(number, element));
         }
-        let limits = Limits {
-            retries,
-            ..Limits::default()
-        };
+        let limits = Limits { retries, ..Limits::default() };
         let target = WireTarget::Offset(0, 0);
         let payload = Payload::new(&arguments);
         self.jobs.push(Job {
@@ -106,8 +103,7 @@ impl World {
             deaths: 0,
             ends: 0,
         });
-        self.dispatch
-            .accept(Entry::new(cell, target, payload, count, 0, limits));
+        self.dispatch.accept(Entry::new(cell, target, payload, count, 0, limits));
     }
 
     fn start(&mut self, slot: usize) {
@@ -172,11 +168,8 @@ impl World {
             assert!(*begun <= 1 + job.retries, "an element is run too often");
             return;
         }
-        let number = self
-            .jobs
-            .iter()
-            .position(|job| job.cell.id.number() == current.header.job)
-            .unwrap();
+        let number =
+            self.jobs.iter().position(|job| job.cell.id.number() == current.header.job).unwrap();
         worker.end.set_phase(current.element, Phase::Send);
         let value = value_of(number, current.element as usize);
         assert!(worker.end.append(Kind::Value, &value));
@@ -288,11 +281,7 @@ impl World {
 
     fn complete(&mut self, completions: Vec<Completion>) {
         for Completion { cell, ended } in completions {
-            let number = self
-                .jobs
-                .iter()
-                .position(|job| Arc::ptr_eq(&job.cell, &cell))
-                .unwrap();
+            let number = self.jobs.iter().position(|job| Arc::ptr_eq(&job.cell, &cell)).unwrap();
             let job = &mut self.jobs[number];
             job.ends += 1;
             assert_eq!(job.ends, 1, "job {number} ends twice");
@@ -307,10 +296,7 @@ impl World {
                 return;
             }
             for slot in 0..self.workers.len() {
-                if self.workers[slot]
-                    .as_ref()
-                    .is_some_and(|w| w.leaving && w.current.is_none())
-                {
+                if self.workers[slot].as_ref().is_some_and(|w| w.leaving && w.current.is_none()) {
                     self.die(slot);
                 }
                 self.start(slot);

@@ -129,9 +129,7 @@ impl World {
     }
 
     fn process(&mut self, slot: usize) -> &mut Process {
-        self.processes[slot]
-            .as_mut()
-            .expect("an action is about a process that exists")
+        self.processes[slot].as_mut().expect("an action is about a process that exists")
     }
 
     /// A deadline that has passed is one at which a tick does something; otherwise the loop would turn
@@ -195,10 +193,7 @@ fn world(slots: usize) -> World {
 
 /// A world in which many starts may fail.
 fn patient_world(slots: usize) -> World {
-    World::new(Policy {
-        restart_limit: 100,
-        ..policy(slots)
-    })
+    World::new(Policy { restart_limit: 100, ..policy(slots) })
 }
 
 /// A world in which every slot serves.

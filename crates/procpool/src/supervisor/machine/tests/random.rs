@@ -87,11 +87,7 @@ impl World {
             // Whatever a worker that was ready has done may be noticed late.
             Step::Faulty(index) => self.notice(index, Event::Faulty),
             Step::StopJob(index, cooperative) => {
-                let manner = if cooperative {
-                    Manner::Cooperative
-                } else {
-                    Manner::Plain
-                };
+                let manner = if cooperative { Manner::Cooperative } else { Manner::Plain };
                 self.notice(index, |slot| Event::StopJob(slot, manner));
             }
             Step::Returned(index) => self.notice(index, Event::Returned),
