@@ -3,7 +3,7 @@
 //!
 //! * [`machine`] decides about workers: pure.
 //! * [`dispatch`] decides about jobs, under the one lock that it shares with callers of `submit`.
-//! * [`channel`] is the pool's end of one worker, [`entry`] one job.
+//! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
 //!
 //! README.md beside this file draws the states and tells the races.
@@ -14,6 +14,7 @@ pub(crate) mod dispatch;
 pub(crate) mod entry;
 mod index_set;
 pub(crate) mod machine;
+mod obituary;
 pub(crate) mod queue;
 mod slot;
 mod stderr;
@@ -42,13 +43,12 @@ use procpool_wire::handshake::{Setup, StartFault, Target};
 use crate::Error;
 use crate::builder::{Settings, Shutdown};
 use crate::cell::Callbacks;
-use crate::job_error::{Death, EndedBy, Escaped, JobError, Oom, Status};
-use crate::worker::panic_of;
 use callbacks::CallbackThreads;
-use channel::{Fate, Harvest, Link, PoolChannel};
+use channel::{Harvest, Link, PoolChannel};
 use dispatch::{Dispatch, Request};
-use entry::{Completion, Entry, Next, StopReason, phase_of};
+use entry::Completion;
 use machine::{Action, Event, Machine, Policy, Trouble};
+use obituary::{Obituary, start_cause, status_of};
 use slot::{Slot, Stage};
 use stderr::{StderrReader, Tap};
 
@@ -63,8 +63,6 @@ const HANGUP_GRACE_NS: u64 = 200_000_000;
 const READ_MAX: usize = 256 * 1024;
 /// Events taken at a time.
 const EVENTS_MAX: usize = 64;
-/// How much of a stderr tail stands in the text of a broken pool.
-const TAIL_IN_CAUSE: usize = 1000;
 
 /// What the supervisor shares with the handles of a pool.
 pub(crate) struct Inner {
@@ -716,7 +714,12 @@ impl Supervisor {
 
         let mut dispatch = inner.dispatch();
         let state = self.machine.slot(slot);
-        let planned = matches!(state, Slot::Stopping(Stage::Leaving { .. }));
+        let planned = match state {
+            Slot::Stopping(Stage::Leaving { .. }) => true,
+            // A pool that ends needs no more workers, and kills those that are not ready yet.
+            Slot::Stopping(Stage::Killed) => self.course == Course::Ending,
+            _ => false,
+        };
         let mut fault = None;
         if let Some(channel) = dispatch.remove_worker(slot) {
             fault = channel.fault.clone();
@@ -743,73 +746,6 @@ impl Supervisor {
     }
 }
 
-/// What is known of a worker's end.
-struct Obituary<'a> {
-    slot: usize,
-    pid: u32,
-    status: Status,
-    state: Slot,
-    fault: Option<String>,
-    tail: &'a str,
-}
-
-impl Obituary<'_> {
-    /// What becomes of each of the worker's jobs.
-    fn settle(&self, channel: PoolChannel) -> Vec<Next> {
-        let now = clock::monotonic_ns();
-        let black_box_ticket = channel.running().map(|(ticket, ..)| ticket);
-        let panic = black_box_ticket.and_then(|ticket| channel.fatal_panic(ticket));
-        let fates = channel.bury();
-        let settle = |(mut entry, ticket, fate): (Entry, _, Fate)| match fate {
-            Fate::NotStarted => Next::Requeue(entry),
-            Fate::Finished => entry.next(),
-            Fate::Culprit { black_box, stopping } => {
-                entry.note_death(self.pid, self.slot, &black_box, now);
-                match (stopping, &panic) {
-                    (Some(reason), _) => entry.stopped(reason, self.ended_by(reason)),
-                    (None, Some(bytes)) if Some(ticket) == black_box_ticket => {
-                        let error = JobError::Panicked(panic_of(bytes, &entry.cell.label(), true));
-                        entry.fail_current(error)
-                    }
-                    (None, _) => {
-                        let death = self.death(&entry, phase_of(black_box.phase));
-                        entry.killed_worker(JobError::Died(death))
-                    }
-                }
-            }
-        };
-        fates.into_iter().map(settle).collect()
-    }
-
-    fn death(&self, entry: &Entry, phase: crate::Phase) -> Death {
-        Death {
-            status: self.status,
-            phase,
-            oom: match self.status {
-                // Without a cgroup of our own nobody says whose SIGKILL it was.
-                Status::Signal(libc::SIGKILL, _) if self.fault.is_none() => Oom::Unknown,
-                Status::Unknown => Oom::Unknown,
-                _ => Oom::No,
-            },
-            pid: self.pid,
-            attempt: entry.attempt(),
-            stderr_tail: self.tail.to_owned(),
-            detail: self.fault.clone(),
-            label: entry.cell.label(),
-            worker: self.slot,
-        }
-    }
-
-    fn ended_by(&self, _reason: StopReason) -> EndedBy {
-        match self.state {
-            Slot::Stopping(Stage::Killed) => EndedBy::Kill,
-            Slot::Stopping(Stage::Terminated { .. }) => EndedBy::Term,
-            // It died of itself before any signal of ours.
-            _ => EndedBy::Itself,
-        }
-    }
-}
-
 /// True if the other end of a channel is closed.
 fn is_hangup(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
@@ -823,32 +759,6 @@ fn trouble_of(error: &io::Error) -> Trouble {
         }
         _ => Trouble::Lasting,
     }
-}
-
-fn status_of(exit: Exit) -> Status {
-    match exit {
-        Exit::Code(code) => Status::Exit(code),
-        Exit::Signal(signal, core) => Status::Signal(signal, core),
-        Exit::Unknown => Status::Unknown,
-    }
-}
-
-/// The sentence for a worker that ended before it was ready.
-fn start_cause(slot: usize, pid: u32, exit: Exit, fault: Option<String>, tail: &str) -> String {
-    let mut cause =
-        format!("worker {slot} (pid {pid}) ended before it was ready: {}", status_of(exit));
-    if let Some(fault) = fault {
-        cause.push_str(&format!("; {fault}"));
-    }
-    if matches!(exit, Exit::Code(_)) {
-        cause.push_str("; is procpool::init() the first line of its main?");
-    }
-    let tail = tail.trim_end();
-    if !tail.is_empty() {
-        let from = tail.ceil_char_boundary(tail.len().saturating_sub(TAIL_IN_CAUSE));
-        cause.push_str(&format!("; last stderr: \"{}\"", Escaped(&tail[from..])));
-    }
-    cause
 }
 
 /// What `ps` shows.

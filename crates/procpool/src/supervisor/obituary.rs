@@ -1,0 +1,114 @@
+//! What is said of a worker after its end: what becomes of its jobs, and why one never became ready.
+
+use nix::libc;
+use procpool_sys::clock;
+use procpool_sys::spawn::Exit;
+
+use super::channel::{Fate, PoolChannel};
+use super::entry::{Entry, Next, phase_of};
+use super::slot::{Slot, Stage};
+use crate::job_error::{Death, EndedBy, Escaped, JobError, Oom, Phase, Status};
+use crate::worker::panic_of;
+
+/// How much of a stderr tail stands in the text of a broken pool.
+const TAIL_IN_CAUSE: usize = 1000;
+
+/// What is known of a worker's end.
+pub(super) struct Obituary<'a> {
+    pub(super) slot: usize,
+    pub(super) pid: u32,
+    pub(super) status: Status,
+    pub(super) state: Slot,
+    pub(super) fault: Option<String>,
+    pub(super) tail: &'a str,
+}
+
+impl Obituary<'_> {
+    /// What becomes of each of the worker's jobs.
+    pub(super) fn settle(&self, channel: PoolChannel) -> Vec<Next> {
+        let now = clock::monotonic_ns();
+        let black_box_ticket = channel.running().map(|(ticket, ..)| ticket);
+        let panic = black_box_ticket.and_then(|ticket| channel.fatal_panic(ticket));
+        let fates = channel.bury();
+        let settle = |(mut entry, ticket, fate): (Entry, _, Fate)| match fate {
+            Fate::NotStarted => Next::Requeue(entry),
+            Fate::Finished => entry.next(),
+            Fate::Culprit { black_box, stopping } => {
+                entry.note_death(self.pid, self.slot, &black_box, now);
+                match (stopping, &panic) {
+                    (Some(reason), _) => entry.stopped(reason, self.ended_by()),
+                    (None, Some(bytes)) if Some(ticket) == black_box_ticket => {
+                        let error = JobError::Panicked(panic_of(bytes, &entry.cell.label(), true));
+                        entry.fail_current(error)
+                    }
+                    (None, _) => {
+                        let death = self.death(&entry, phase_of(black_box.phase));
+                        entry.killed_worker(JobError::Died(death))
+                    }
+                }
+            }
+        };
+        fates.into_iter().map(settle).collect()
+    }
+
+    fn death(&self, entry: &Entry, phase: Phase) -> Death {
+        Death {
+            status: self.status,
+            phase,
+            oom: match self.status {
+                // Without a cgroup of our own nobody says whose SIGKILL it was.
+                Status::Signal(libc::SIGKILL, _) if self.fault.is_none() => Oom::Unknown,
+                Status::Unknown => Oom::Unknown,
+                _ => Oom::No,
+            },
+            pid: self.pid,
+            attempt: entry.attempt(),
+            stderr_tail: self.tail.to_owned(),
+            detail: self.fault.clone(),
+            label: entry.cell.label(),
+            worker: self.slot,
+        }
+    }
+
+    fn ended_by(&self) -> EndedBy {
+        match self.state {
+            Slot::Stopping(Stage::Killed) => EndedBy::Kill,
+            Slot::Stopping(Stage::Terminated { .. }) => EndedBy::Term,
+            // It died of itself before any signal of ours.
+            _ => EndedBy::Itself,
+        }
+    }
+}
+
+/// How it ended, as callers see it.
+pub(super) fn status_of(exit: Exit) -> Status {
+    match exit {
+        Exit::Code(code) => Status::Exit(code),
+        Exit::Signal(signal, core) => Status::Signal(signal, core),
+        Exit::Unknown => Status::Unknown,
+    }
+}
+
+/// The sentence for a worker that ended before it was ready.
+pub(super) fn start_cause(
+    slot: usize,
+    pid: u32,
+    exit: Exit,
+    fault: Option<String>,
+    tail: &str,
+) -> String {
+    let mut cause =
+        format!("worker {slot} (pid {pid}) ended before it was ready: {}", status_of(exit));
+    if let Some(fault) = fault {
+        cause.push_str(&format!("; {fault}"));
+    }
+    if matches!(exit, Exit::Code(_)) {
+        cause.push_str("; is procpool::init() the first line of its main?");
+    }
+    let tail = tail.trim_end();
+    if !tail.is_empty() {
+        let from = tail.ceil_char_boundary(tail.len().saturating_sub(TAIL_IN_CAUSE));
+        cause.push_str(&format!("; last stderr: \"{}\"", Escaped(&tail[from..])));
+    }
+    cause
+}
