@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use procpool::{Error, JobError, JobFuture, Output, ProcessPool, ProcessPoolBuilder, Rejection};
 
-use crate::support::{TempDir, test};
+use crate::support::{TempDir, test, wait_until};
 
 const WORKERS: usize = 2;
 const RESTART_LIMIT: u32 = 3;
@@ -174,8 +174,9 @@ fn a_pool_gets_over_one_bad_start() {
             assert_eq!(outcome.result.unwrap(), n as u32);
             assert_eq!(outcome.report.attempts, 1);
         }
-        let stats = pool.stats();
-        assert_eq!((stats.finished, stats.deaths), (50, 1));
+        assert_eq!(pool.stats().finished, 50);
+        // The other workers can be done with all of them before the death of the one is seen.
+        wait_until("the bad start is counted", || pool.stats().deaths == 1);
     });
 }
 
