@@ -3,7 +3,6 @@
 use std::any::type_name;
 use std::ffi::OsString;
 use std::fmt;
-use std::panic::Location;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -282,7 +281,6 @@ impl ProcessPoolBuilder {
     /// # Errors
     /// [`is_setting`](Error::is_setting) if a setting makes no sense; [`is_init_missing`](Error::is_init_missing)
     /// if the program has not called [`init`](crate::init); else what the system refused.
-    #[track_caller]
     pub fn build(mut self) -> Result<ProcessPool, Error> {
         if let Some(fault) = self.fault {
             return Err(Error::setting(fault));
@@ -296,6 +294,6 @@ impl ProcessPoolBuilder {
             Some(workers) => workers,
             None => thread::available_parallelism().map_or(1, usize::from),
         };
-        ProcessPool::start(self.settings, Location::caller())
+        ProcessPool::start(self.settings)
     }
 }

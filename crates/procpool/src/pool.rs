@@ -55,7 +55,6 @@ impl ProcessPool {
     ///
     /// # Errors
     /// As for [`ProcessPoolBuilder::build`].
-    #[track_caller]
     pub fn new() -> Result<ProcessPool, Error> {
         ProcessPool::builder().build()
     }
@@ -65,10 +64,7 @@ impl ProcessPool {
         ProcessPoolBuilder::new()
     }
 
-    pub(crate) fn start(
-        settings: Settings,
-        _origin: &'static Location<'static>,
-    ) -> Result<ProcessPool, Error> {
+    pub(crate) fn start(settings: Settings) -> Result<ProcessPool, Error> {
         let image = init::image()?;
         // Made before the first fork could happen, so that a child's copy can tell that it is one.
         fork::watch().map_err(|error| Error::system("cannot watch for forks", error))?;

@@ -155,15 +155,16 @@ fn an_initializer_runs_once_in_every_worker() {
     });
 }
 
+/// An initializer that kills its worker as long as a file is missing, which it makes.
+fn die_once(file: String) {
+    if OpenOptions::new().write(true).create_new(true).open(file).is_ok() {
+        process::abort();
+    }
+}
+
 /// Goal: one bad start costs no job.
-/// Method: the worker dies before it is ready as long as a file is missing, which it makes.
 #[test]
 fn a_pool_gets_over_one_bad_start() {
-    fn die_once(file: String) {
-        if OpenOptions::new().write(true).create_new(true).open(file).is_ok() {
-            process::abort();
-        }
-    }
     test(|| {
         let dir = TempDir::new();
         let file = dir.path().join("flag").to_str().unwrap().to_owned();
@@ -183,11 +184,6 @@ fn a_pool_gets_over_one_bad_start() {
 /// Goal: `warm_up` is not left waiting for a worker whose start failed, whatever jobs come meanwhile.
 #[test]
 fn a_warm_up_gets_over_one_bad_start() {
-    fn die_once(file: String) {
-        if OpenOptions::new().write(true).create_new(true).open(file).is_ok() {
-            process::abort();
-        }
-    }
     test(|| {
         let dir = TempDir::new();
         let file = dir.path().join("flag").to_str().unwrap().to_owned();

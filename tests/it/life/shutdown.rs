@@ -203,6 +203,7 @@ fn a_shutdown_at_any_moment_ends_everything() {
                     _ => pool.submit(|()| (), ()),
                 });
             }
+            // Where in its life the pool is shut down: any moment will do.
             thread::sleep(Duration::from_micros(random.below(6000)));
             let how = match random.below(2) {
                 _ if aborts => Shutdown::Abort,
