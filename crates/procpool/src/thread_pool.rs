@@ -407,10 +407,12 @@ impl Inner {
     }
 
     fn end(&self, cell: &JobCell, started: bool) {
-        cell.stop.store(true, Ordering::Relaxed);
         let report = Report { attempts: u32::from(started), ..Report::default() };
         let ended = Ended::new(Err(JobError::Cancelled { started }), report);
-        self.callbacks.run(cell.complete(ended));
+        let callbacks = cell.complete(ended);
+        // Only now: a job that returns as soon as it sees the flag would be done with a value instead.
+        cell.stop.store(true, Ordering::Relaxed);
+        self.callbacks.run(callbacks);
     }
 
     fn take_unstarted(&self, cell: &JobCell) -> Option<Task> {

@@ -119,7 +119,6 @@ impl Timer {
         let Some(cell) = self.cell.upgrade() else {
             return;
         };
-        cell.stop.store(true, Ordering::Relaxed);
         let timeout = Timeout {
             limit: Limit::Job,
             after: self.after,
@@ -127,7 +126,10 @@ impl Timer {
             label: cell.label(),
         };
         let ended = Ended::new(Err(JobError::TimedOut(timeout)), self.report);
-        self.callbacks.run(cell.complete(ended));
+        let callbacks = cell.complete(ended);
+        // Only now: a job that returns as soon as it sees the flag would be done with a value instead.
+        cell.stop.store(true, Ordering::Relaxed);
+        self.callbacks.run(callbacks);
     }
 }
 
