@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::elements::{self, Kind};
+use crate::ring::Corrupt;
 
 #[derive(Debug, Clone)]
 struct Memory(Arc<Vec<AtomicU64>>);

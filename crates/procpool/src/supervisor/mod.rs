@@ -4,10 +4,12 @@
 //! * [`machine`] decides about workers: pure.
 //! * [`dispatch`] decides about jobs, under the one lock that it shares with callers of `submit`.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
+//! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
 //!
 //! README.md beside this file draws the states and tells the races.
 
+mod burial;
 pub(crate) mod callbacks;
 pub(crate) mod channel;
 pub(crate) mod dispatch;
@@ -17,28 +19,19 @@ pub(crate) mod machine;
 mod obituary;
 pub(crate) mod queue;
 mod slot;
+mod start;
 mod stderr;
 
-use std::ffi::OsString;
 use std::hint;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use procpool_sys::clock;
 use procpool_sys::image::Image;
-use procpool_sys::spawn::{self, Exit, Process, Program};
-use procpool_sys::{channel as sockets, clock, mapping};
-use procpool_wire::block::BLOCK_WORDS;
-use procpool_wire::codec;
-use procpool_wire::frame::{Frame, FrameKind};
-use procpool_wire::handshake::{Setup, StartFault, Target};
+use procpool_sys::spawn::Process;
+use procpool_wire::frame::FrameKind;
 
 use crate::Error;
 use crate::builder::{Settings, Shutdown};
@@ -47,9 +40,8 @@ use callbacks::CallbackThreads;
 use channel::{Harvest, Link, PoolChannel};
 use dispatch::{Dispatch, Request};
 use entry::Completion;
-use machine::{Action, Event, Machine, Policy, Trouble};
-use obituary::{Obituary, start_cause, status_of};
-use slot::{Slot, Stage};
+use machine::{Action, Event, Machine, Policy};
+use start::trouble_of;
 use stderr::{StderrReader, Tap};
 
 /// How long the supervisor looks for more results before it sleeps: about what it costs to be woken.
@@ -439,41 +431,6 @@ impl Supervisor {
         }
     }
 
-    fn take_start_frame(&mut self, slot: usize, frame: &Frame) {
-        let is_starting = matches!(self.machine.slot(slot), Slot::Starting { .. });
-        match frame.kind {
-            FrameKind::Ready if is_starting => {
-                self.inner.dispatch().ready(slot);
-                self.events.push(Event::Ready(slot));
-                self.inner.changed.notify_all();
-            }
-            FrameKind::StartFailed if is_starting => {
-                let cause = match codec::decode::<StartFault>(&frame.body) {
-                    Ok(StartFault::OtherBuild) => {
-                        "the executable was replaced by another build while the program ran"
-                            .to_owned()
-                    }
-                    Ok(StartFault::Initializer(message)) => {
-                        format!("the initializer failed: {message}")
-                    }
-                    Ok(StartFault::Other(message)) => {
-                        format!("worker {slot} cannot start: {message}")
-                    }
-                    Err(_) => format!("worker {slot} cannot start, and cannot say why"),
-                };
-                self.events.push(Event::StartFailed(slot, cause));
-            }
-            kind => {
-                if let Some(channel) = self.inner.dispatch().channel_mut(slot) {
-                    channel.fault.get_or_insert_with(|| {
-                        format!("the worker sent a {kind:?} frame when there was no place for one")
-                    });
-                }
-                self.events.push(Event::Faulty(slot));
-            }
-        }
-    }
-
     /// Workers whose channel is closed although they live are killed.
     fn check_hangups(&mut self) {
         let now = clock::monotonic_ns();
@@ -584,74 +541,6 @@ impl Supervisor {
         }
     }
 
-    fn spawn(&mut self, slot: usize) -> io::Result<()> {
-        let (tap, stderr) = self.stderr.open(slot)?;
-        self.spawn_with(slot, &tap, stderr).inspect_err(|_| {
-            self.stderr.close(slot, &tap);
-        })
-    }
-
-    fn spawn_with(&mut self, slot: usize, tap: &Arc<Tap>, stderr: OwnedFd) -> io::Result<()> {
-        let settings = &self.inner.settings;
-        let (ours, theirs) = sockets::pair()?;
-        let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
-        let program = match &settings.worker_program {
-            Some(path) => Program::Other(path.clone()),
-            None => Program::SameImage(self.inner.image),
-        };
-        let name = worker_name(slot, &program);
-        let process = spawn::spawn(&program, &name, &settings.environment, theirs, stderr)?;
-        let mut channel =
-            PoolChannel::new(slot, process.id(), memory, ours, settings.max_jobs_per_worker);
-        let stdout = io::stdout();
-        let fds = [memory_fd.as_fd(), stdout.as_fd()];
-        // The same program has the host's standard output already.
-        let fds = if settings.worker_program.is_some() { &fds[..] } else { &fds[..1] };
-        match channel.send_setup(&self.setup(slot), fds) {
-            // It has ended already, and its exit status and last words tell more than this error.
-            Err(error) if is_hangup(&error) => {}
-            result => result?,
-        }
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        self.epoll.add(channel.fd(), Token::Channel(slot).event(flags))?;
-        self.epoll.add(process.pidfd(), Token::Process(slot).event(EpollFlags::EPOLLIN))?;
-        let tap = Arc::clone(tap);
-        self.workers[slot] = Some(Worker { process, tap, hung_up_at: None, writing: false });
-        let inner = Arc::clone(&self.inner);
-        let mut dispatch = inner.dispatch();
-        dispatch.add_worker(channel);
-        self.register_writers(&mut dispatch);
-        Ok(())
-    }
-
-    fn setup(&self, slot: usize) -> Vec<u8> {
-        let settings = &self.inner.settings;
-        let initializer = settings.initializer.as_ref().and_then(|initializer| {
-            // The builder has checked that it is in the image.
-            let (run, function) = self.inner.image.offsets(initializer.function)?;
-            Some((Target::Offset { run, function }, initializer.argument.clone()))
-        });
-        let setup = Setup {
-            build_id: settings
-                .worker_program
-                .is_none()
-                .then(|| self.inner.image.build_id().to_vec()),
-            slot: slot as u32,
-            host: process::id(),
-            stack_size: settings.stack_size as u64,
-            payload_limit: settings.payload_limit,
-            initializer,
-            current_dir: settings
-                .current_dir
-                .as_deref()
-                .map(|dir| dir.as_os_str().as_bytes().to_vec()),
-        };
-        let mut body = Vec::new();
-        // The type is ours and always encodes.
-        let _ = codec::encode_into(&setup, None, &mut body);
-        body
-    }
-
     /// Tells epoll which channels wait for room.
     fn register_writers(&mut self, dispatch: &mut Dispatch) {
         dispatch.writing = false;
@@ -670,106 +559,6 @@ impl Supervisor {
             dispatch.writing |= wants;
         }
     }
-
-    /// A worker's process has ended: reads its last results, learns how it ended, settles its jobs.
-    fn bury(&mut self, slot: usize) {
-        let Some(worker) = &self.workers[slot] else {
-            return;
-        };
-        let exit = match worker.process.exit() {
-            Ok(Some(exit)) => exit,
-            Ok(None) => return,
-            Err(_) => Exit::Unknown,
-        };
-        // First the group: what is left of it could write to the channel for ever.
-        worker.process.kill_group();
-        let inner = Arc::clone(&self.inner);
-        let mut completions = Vec::new();
-        let mut frames = Vec::new();
-        let mut dispatch = inner.dispatch();
-        loop {
-            let harvest = dispatch.harvest(slot, |channel, harvest| {
-                channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
-                channel.read_results(harvest);
-            });
-            completions.extend(harvest.completions);
-            if !harvest.more {
-                break;
-            }
-        }
-        drop(dispatch);
-        for frame in frames {
-            if frame.kind == FrameKind::StartFailed {
-                self.take_start_frame(slot, &frame);
-            }
-        }
-        self.handle_events();
-        let Some(Worker { process, tap, .. }) = self.workers[slot].take() else {
-            return;
-        };
-        let pid = process.id();
-        process.reap();
-        let tail = self.stderr.close(slot, &tap);
-        self.hot.retain(|hot| *hot != slot);
-
-        let mut dispatch = inner.dispatch();
-        let state = self.machine.slot(slot);
-        let planned = match state {
-            Slot::Stopping(Stage::Leaving { .. }) => true,
-            // A pool that ends needs no more workers, and kills those that are not ready yet.
-            Slot::Stopping(Stage::Killed) => self.course == Course::Ending,
-            _ => false,
-        };
-        let mut fault = None;
-        if let Some(channel) = dispatch.remove_worker(slot) {
-            fault = channel.fault.clone();
-            if !planned {
-                dispatch.count_death();
-            }
-            let obituary = Obituary {
-                slot,
-                pid,
-                status: status_of(exit),
-                state,
-                fault: fault.clone(),
-                tail: &tail,
-            };
-            for next in obituary.settle(channel) {
-                completions.extend(dispatch.settle(next));
-            }
-        }
-        dispatch.pump();
-        self.after_dispatch(&mut dispatch);
-        drop(dispatch);
-        self.inner.complete(completions);
-        self.events.push(Event::Exited(slot, start_cause(slot, pid, exit, fault, &tail)));
-    }
-}
-
-/// True if the other end of a channel is closed.
-fn is_hangup(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
-}
-
-/// Whether a failed start is worth another try.
-fn trouble_of(error: &io::Error) -> Trouble {
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EINTR) => {
-            Trouble::Shortage
-        }
-        _ => Trouble::Lasting,
-    }
-}
-
-/// What `ps` shows.
-fn worker_name(slot: usize, program: &Program<'_>) -> OsString {
-    let path = match program {
-        Program::Other(path) => path.clone(),
-        Program::SameImage(_) => std::env::current_exe().unwrap_or_default(),
-    };
-    let mut name = OsString::from(format!("procpool-worker {slot} of "));
-    name.push(path.file_name().unwrap_or(Path::new("?").as_os_str()));
-    name
 }
 
 fn nanoseconds(duration: std::time::Duration) -> u64 {

@@ -10,8 +10,8 @@ use procpool_wire::elements::{self, Kind};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::Obituary;
 use super::super::entry::{Limits, Payload, WireTarget};
+use super::super::obituary::Obituary;
 use super::super::slot::Slot;
 use super::*;
 use crate::cell::Part;

@@ -1,0 +1,87 @@
+//! A worker's end: its last results are read, its process is reaped, its jobs are settled.
+
+use std::sync::Arc;
+
+use procpool_sys::spawn::Exit;
+use procpool_wire::frame::FrameKind;
+
+use super::machine::Event;
+use super::obituary::{Obituary, start_cause, status_of};
+use super::slot::{Slot, Stage};
+use super::{Course, Supervisor, Worker};
+
+impl Supervisor {
+    /// A worker's process has ended: reads its last results, learns how it ended, settles its jobs.
+    pub(super) fn bury(&mut self, slot: usize) {
+        let Some(worker) = &self.workers[slot] else {
+            return;
+        };
+        let exit = match worker.process.exit() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(_) => Exit::Unknown,
+        };
+        // First the group: what is left of it could write to the channel for ever.
+        worker.process.kill_group();
+        let inner = Arc::clone(&self.inner);
+        let mut completions = Vec::new();
+        let mut frames = Vec::new();
+        let mut dispatch = inner.dispatch();
+        loop {
+            let harvest = dispatch.harvest(slot, |channel, harvest| {
+                channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
+                channel.read_results(harvest);
+            });
+            completions.extend(harvest.completions);
+            if !harvest.more {
+                break;
+            }
+        }
+        drop(dispatch);
+        for frame in frames {
+            if frame.kind == FrameKind::StartFailed {
+                self.take_start_frame(slot, &frame);
+            }
+        }
+        self.handle_events();
+        let Some(Worker { process, tap, .. }) = self.workers[slot].take() else {
+            return;
+        };
+        let pid = process.id();
+        process.reap();
+        let tail = self.stderr.close(slot, &tap);
+        self.hot.retain(|hot| *hot != slot);
+
+        let mut dispatch = inner.dispatch();
+        let state = self.machine.slot(slot);
+        let planned = match state {
+            Slot::Stopping(Stage::Leaving { .. }) => true,
+            // A pool that ends needs no more workers, and kills those that are not ready yet.
+            Slot::Stopping(Stage::Killed) => self.course == Course::Ending,
+            _ => false,
+        };
+        let mut fault = None;
+        if let Some(channel) = dispatch.remove_worker(slot) {
+            fault = channel.fault.clone();
+            if !planned {
+                dispatch.count_death();
+            }
+            let obituary = Obituary {
+                slot,
+                pid,
+                status: status_of(exit),
+                state,
+                fault: fault.clone(),
+                tail: &tail,
+            };
+            for next in obituary.settle(channel) {
+                completions.extend(dispatch.settle(next));
+            }
+        }
+        dispatch.pump();
+        self.after_dispatch(&mut dispatch);
+        drop(dispatch);
+        self.inner.complete(completions);
+        self.events.push(Event::Exited(slot, start_cause(slot, pid, exit, fault, &tail)));
+    }
+}
