@@ -18,6 +18,7 @@ mod conformance;
 mod contract;
 mod crash;
 mod examples;
+mod faults;
 mod held_up;
 mod life;
 mod pool;

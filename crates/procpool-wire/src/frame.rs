@@ -212,6 +212,7 @@ mod tests {
     }
 
     /// Goal: the decoder's answer does not depend on where the stream is cut.
+    /// Covers: F-55
     #[test]
     fn every_split_in_two_gives_the_same_frames() {
         let bytes = bytes_of(&sample());
@@ -225,6 +226,7 @@ mod tests {
     }
 
     /// Goal: a stream that ends early is never taken for a whole one.
+    /// Covers: F-55
     #[test]
     fn every_truncation_is_noticed() {
         let bytes = bytes_of(&sample());
@@ -241,6 +243,7 @@ mod tests {
         }
     }
 
+    /// Covers: F-53
     #[test]
     fn a_huge_claimed_length_allocates_nothing() {
         let mut decoder = Decoder::default();
@@ -265,7 +268,10 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
         /// Goal: bytes delivered in any pieces give the frames that were sent.
+        /// Covers: F-55
         #[test]
         fn any_pieces_give_the_same_frames(cuts in prop::collection::vec(0usize..400, 0..40)) {
             let bytes = bytes_of(&sample());
@@ -281,6 +287,7 @@ mod tests {
         }
 
         /// Goal: no bytes make the decoder panic or hold more memory than it was given.
+        /// Covers: F-24
         #[test]
         fn random_bytes_are_refused_or_wait_for_more(bytes in prop::collection::vec(any::<u8>(), 0..500)) {
             let mut decoder = Decoder::default();
@@ -289,6 +296,7 @@ mod tests {
         }
 
         /// Goal: each single flipped bit of a header is refused, or changes only kind or length.
+        /// Covers: F-56
         #[test]
         fn a_flipped_header_bit_never_passes_for_the_same_frame(bit in 0usize..HEADER_LEN * 8) {
             let mut bytes = frame(FrameKind::StartFailed, b"12345678");

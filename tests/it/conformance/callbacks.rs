@@ -43,7 +43,7 @@ fn a_callback_runs_on_success_failure_and_cancel<P: Pool>() {
 /// Goal: callbacks of one job run in the order in which they were added, and a panic in one is not the end
 /// of the others, nor of the pool.
 ///
-/// Covers: 36, 39
+/// Covers: 36, 39, F-76
 fn callbacks_run_in_order_and_a_panic_stops_none<P: Pool>() {
     let pool = P::of(1);
     let meeting = Meeting::new();
@@ -134,6 +134,7 @@ fn a_job_is_done_before_its_callbacks_run<P: Pool>() {
 }
 
 /// Goal: a callback may block for as long as it likes; other jobs' results and callbacks come meanwhile.
+/// Covers: F-76
 fn a_blocking_callback_delays_nobody<P: Pool>() {
     let pool = P::of(1);
     let (release, released) = mpsc::channel::<()>();
@@ -158,7 +159,7 @@ fn a_blocking_callback_delays_nobody<P: Pool>() {
 
 /// Goal: a callback may submit, also one whose job was cancelled, and also a chain of them.
 ///
-/// Covers: X9
+/// Covers: X9, F-76
 fn a_callback_may_submit<P: Pool>() {
     fn chain<P: Pool>(pool: &Arc<P>, left: u64, word: mpsc::Sender<u64>) {
         let future = pool.submit(double, left);
@@ -204,7 +205,7 @@ fn a_callback_that_submits_too_late_is_told_so<P: Pool>() {
 /// Goal: a callback may drop the last handle of its pool, or shut it down, which then does not wait for
 /// the callback itself.
 ///
-/// Covers: Y6
+/// Covers: Y6, F-76
 fn a_callback_may_end_its_pool<P: Pool>() {
     for how in [Shutdown::Drain, Shutdown::CancelPending, Shutdown::Abort] {
         let pool = P::of(1);

@@ -15,6 +15,7 @@ fn limited(workers: usize, jobs: usize) -> ProcessPool {
 
 /// Goal: the limit counts jobs that were accepted and not started, exactly; beyond it `try_submit` gives
 /// the argument back, and a cancel makes room for one.
+/// Covers: F-78
 #[test]
 fn a_full_queue_refuses_and_a_cancel_makes_room() {
     test(|| {
@@ -45,6 +46,7 @@ fn a_full_queue_refuses_and_a_cancel_makes_room() {
 }
 
 /// Goal: a `submit` that waits for room is woken when there is some, and every job runs.
+/// Covers: F-78
 #[test]
 fn a_blocked_submit_goes_on_when_there_is_room() {
     test(|| {

@@ -83,7 +83,7 @@ fn counted(count: &Cell<u64>) -> impl Iterator<Item = u64> {
 /// Goal: a map is lazy: nothing is pulled before the first `next`, and then never more than the buffer
 /// beyond what was taken. Infinite inputs work.
 ///
-/// Covers: 79, 80, 91, 93, 94, 95
+/// Covers: 79, 80, 91, 93, 94, 95, F-78
 fn a_map_pulls_no_more_than_its_buffer_ahead<P: Pool>() {
     let pool = P::of(2);
     for (buffer, chunk) in [(1, 1), (2, 1), (10, 1), (10, 3), (10, 10), (3, 10)] {

@@ -18,7 +18,7 @@ fn variables((): ()) -> Vec<(String, String)> {
 /// Goal: variables are set before anything of the worker runs; the rest of the environment is the host's;
 /// nothing of the pool's own is seen.
 ///
-/// Covers: X13
+/// Covers: X13, F-105
 #[test]
 fn variables_are_set_in_the_workers() {
     test(|| {
@@ -43,7 +43,7 @@ fn variables_are_set_in_the_workers() {
 
 /// Goal: with `env_clear` there is nothing but what is set, before or after it.
 ///
-/// Covers: X13
+/// Covers: X13, F-105
 #[test]
 fn a_cleared_environment_has_what_is_set() {
     test(|| {
@@ -124,7 +124,7 @@ fn ask_a_child((): ()) -> (bool, Vec<u8>) {
 
 /// Goal: standard input is empty, for jobs and for what they start.
 ///
-/// Covers: X14
+/// Covers: X14, F-26
 #[test]
 fn standard_input_is_empty() {
     test(|| {

@@ -30,7 +30,7 @@ fn draining_finishes_every_job<P: Pool>() {
 
 /// Goal: leaving the scope of a pool drains it.
 ///
-/// Covers: 102, 105, 106
+/// Covers: 102, 105, 106, F-64
 fn leaving_the_scope_drains<P: Pool>() {
     let marks = Marks::new();
     let future = {

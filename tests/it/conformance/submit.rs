@@ -34,7 +34,7 @@ fn a_submit_is_a_call<P: Pool>() {
 
 /// Goal: after a shutdown a job is refused, in its own outcome, and so is a map's element.
 ///
-/// Covers: 68, 99
+/// Covers: 68, 99, F-77
 fn after_a_shutdown_jobs_are_refused<P: Pool>() {
     for how in [Shutdown::Drain, Shutdown::CancelPending, Shutdown::Abort] {
         let pool = P::of(1);
@@ -68,7 +68,7 @@ fn submitting_never_blocks<P: Pool>() {
 
 /// Goal: dropping a future does not cancel its job.
 ///
-/// Covers: 72
+/// Covers: 72, F-65
 fn dropping_a_future_cancels_nothing<P: Pool>() {
     let pool = P::of(2);
     let marks = Marks::new();
@@ -125,7 +125,7 @@ fn always_failing(_: ()) -> Result<(), String> {
 /// Goal: a broken pool refuses jobs as broken, before and after it is shut down; `try_submit` gives the
 /// argument back.
 ///
-/// Covers: 70
+/// Covers: 70, F-77
 #[test]
 fn a_broken_pool_refuses_jobs_as_broken() {
     test(|| {
@@ -157,7 +157,7 @@ fn a_broken_pool_refuses_jobs_as_broken() {
 
 /// Goal: many threads submit to one pool, wait, cancel and drop, and every job has its own outcome.
 ///
-/// Covers: X10
+/// Covers: X10, F-77
 fn many_threads_share_a_pool<P: Pool>() {
     let pool = P::of(2);
     thread::scope(|scope| {
@@ -182,7 +182,7 @@ fn many_threads_share_a_pool<P: Pool>() {
 
 /// Goal: submits that race with a shutdown are taken or refused; none is lost, none hangs.
 ///
-/// Covers: X10
+/// Covers: X10, F-77
 fn submits_race_with_a_shutdown<P: Pool>() {
     for how in [Shutdown::Drain, Shutdown::CancelPending, Shutdown::Abort] {
         let pool = P::of(2);

@@ -20,6 +20,7 @@ fn work((number, path): (u64, String)) -> u64 {
 /// being started, and `is_running` never says so of one that can still be cancelled.
 /// Method: several threads cancel at random while the workers eat the queue; the jobs' own lines say
 /// which ran.
+/// Covers: F-16
 #[test]
 fn cancel_is_true_exactly_for_jobs_that_never_run() {
     test(|| {

@@ -109,6 +109,7 @@ fn close_all() {
 }
 
 /// Goal: a job that closes the control channel under its worker and goes on is ended, and told why.
+/// Covers: F-22
 #[test]
 fn a_job_that_closes_all_descriptors_dies_with_the_reason() {
     test(|| {
@@ -124,6 +125,7 @@ fn a_job_that_closes_all_descriptors_dies_with_the_reason() {
 }
 
 /// Goal: the same job, if it returns at once, has a result or the reason, and no other outcome.
+/// Covers: F-22
 #[test]
 fn a_job_that_closes_all_descriptors_and_returns_has_an_outcome() {
     test(|| {
@@ -174,6 +176,7 @@ fn write_words(words: Words) {
 
 /// Goal: what a worker has no business to say is a breach of the protocol: that worker is killed, and its
 /// job told so, be it garbage or a well-formed frame at the wrong time.
+/// Covers: F-24
 #[test]
 fn a_job_that_writes_into_the_control_channel_dies_with_the_reason() {
     test(|| {
@@ -197,6 +200,7 @@ fn a_job_that_writes_into_the_control_channel_dies_with_the_reason() {
 }
 
 /// Goal: a frame that is cut off by the worker's death is no result, and no reason to wait for the rest.
+/// Covers: F-55
 #[test]
 fn a_frame_cut_off_by_a_death_is_that_death() {
     test(|| {
@@ -292,6 +296,7 @@ fn a_result_for_another_job_is_not_believed() {
 
 /// Goal: a worker that dies half-way through sending a large result is a death while sending, and the
 /// half that had come is freed.
+/// Covers: F-40
 #[test]
 fn half_a_result_is_a_death_while_sending_and_is_freed() {
     const LEN: usize = 64 * MIB;
@@ -323,6 +328,7 @@ fn half_a_result_is_a_death_while_sending_and_is_freed() {
 
 /// Goal: the pool treats the shared memory as hostile: whatever a job writes there, the pool lives, every
 /// job has an outcome, and the other worker is not touched.
+/// Covers: F-56
 #[test]
 fn random_writes_to_the_shared_memory_cost_at_most_that_worker() {
     /// Bits and words in the part that steers, and in the rings.

@@ -93,6 +93,7 @@ fn check((step, side, how): (Step, Side, How), result: Result<Fickle, JobError>)
 
 /// Goal: a value that cannot be encoded or decoded fails its own job, with the reason, and costs no worker;
 /// an argument that cannot be encoded does not even need one.
+/// Covers: F-47, F-48, F-49, F-50
 #[test]
 fn a_codec_error_on_either_side_fails_its_job_alone() {
     test(|| {
@@ -115,6 +116,7 @@ fn a_codec_error_on_either_side_fails_its_job_alone() {
 }
 
 /// Goal: in a map such a value fails its own element, also in the middle of a chunk.
+/// Covers: F-47, F-48, F-49, F-50
 #[test]
 fn a_codec_error_in_a_map_fails_its_element_alone() {
     test(|| {
@@ -142,6 +144,7 @@ fn a_codec_error_in_a_map_fails_its_element_alone() {
 
 /// Goal: no text of a job's reaches a terminal as it is: a message of any kind is one line without
 /// control characters.
+/// Covers: F-58
 #[test]
 fn control_characters_in_a_jobs_text_are_escaped() {
     const EVIL: &str = "\u{1b}]0;pwn\u{7}\r\n\u{202e}";
@@ -178,6 +181,7 @@ fn control_characters_in_a_jobs_text_are_escaped() {
 }
 
 /// Goal: bytes on standard error that are no text do not keep a death from being told.
+/// Covers: F-58
 #[test]
 fn bytes_that_are_not_text_are_shown_as_well_as_can_be() {
     test(|| {

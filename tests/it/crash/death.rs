@@ -83,6 +83,7 @@ fn a_worker_killed_under_a_job_is_the_death_of_that_job() {
 
 /// Goal: jobs that had been handed to a worker that dies, and were not started, run elsewhere as their
 /// first attempt; and they run once.
+/// Covers: F-37
 #[test]
 fn bystanders_of_a_crash_run_elsewhere_as_their_first_attempt() {
     test(|| {
@@ -114,6 +115,7 @@ fn bystanders_of_a_crash_run_elsewhere_as_their_first_attempt() {
 }
 
 /// Goal: one bad job among a thousand costs itself, and no worker that did not run it.
+/// Covers: F-1
 #[test]
 fn a_crash_among_a_thousand_jobs_costs_one_job_and_one_worker() {
     test(|| {

@@ -11,6 +11,7 @@ use crate::support::{Meeting, meet, test};
 const MIB: usize = 1 << 20;
 
 /// Goal: a result that fails half-way through its encoding is a death while encoding.
+/// Covers: F-40
 #[test]
 fn a_result_that_aborts_at_half_of_64_mib_is_a_death_while_encoding() {
     #[derive(Debug, Deserialize)]
@@ -41,6 +42,7 @@ fn a_result_that_aborts_at_half_of_64_mib_is_a_death_while_encoding() {
 
 /// Goal: a worker that ends while the pool is writing a large argument to it blocks nobody, and the job
 /// whose argument that was runs elsewhere, whole.
+/// Covers: F-41
 #[test]
 fn a_worker_that_exits_before_it_reads_64_mib_costs_only_its_own_job() {
     test(|| {
@@ -70,6 +72,7 @@ fn a_worker_that_exits_before_it_reads_64_mib_costs_only_its_own_job() {
 /// Goal: large arguments and large results on the same channel at the same time do not wait for each
 /// other.
 /// Method: one worker, several jobs: while the first's result comes, the next one's argument goes.
+/// Covers: F-42
 #[test]
 fn large_data_goes_both_ways_at_the_same_time() {
     test(|| {

@@ -39,6 +39,7 @@ fn a_flood_on_standard_error_is_read_and_forgotten() {
 }
 
 /// Goal: a job that reads standard input finds its end, and takes nothing from the host's.
+/// Covers: F-26
 #[test]
 fn standard_input_is_at_its_end() {
     test(|| {

@@ -28,6 +28,7 @@ fn nothing_survives(story: &str, end: impl FnOnce(&mut Fixture)) -> Left {
 }
 
 /// Goal: workers do not outlive a host that had no chance to tell them.
+/// Covers: F-61
 #[test]
 fn a_killed_host_leaves_no_process() {
     test(|| {
@@ -40,6 +41,7 @@ fn a_killed_host_leaves_no_process() {
 }
 
 /// Goal: `exit` without a drop of the pool does not hang, keeps its code, and leaves nothing.
+/// Covers: F-63
 #[test]
 fn a_host_that_exits_leaves_no_process() {
     test(|| {
@@ -49,6 +51,7 @@ fn a_host_that_exits_leaves_no_process() {
 }
 
 /// Goal: a panic in main is not held up by jobs that never end.
+/// Covers: F-63
 #[test]
 fn a_host_that_panics_leaves_no_process() {
     test(|| {
@@ -59,6 +62,7 @@ fn a_host_that_panics_leaves_no_process() {
 }
 
 /// Goal: a pool that was forgotten ends with its host all the same.
+/// Covers: F-63
 #[test]
 fn a_host_that_forgets_its_pool_leaves_no_process() {
     test(|| {

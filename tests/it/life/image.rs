@@ -31,6 +31,7 @@ fn goes_on_after(change: impl FnOnce(&Path)) {
 
 /// Goal: a new version installed over a running program does not mix with the old one.
 /// Method: as an installer does it, by a rename. The new program could not be a worker.
+/// Covers: F-96
 #[test]
 fn a_replaced_executable_does_not_matter() {
     test(|| {
@@ -44,6 +45,7 @@ fn a_replaced_executable_does_not_matter() {
 }
 
 /// Goal: workers are started although the file is gone.
+/// Covers: F-96
 #[test]
 fn a_deleted_executable_does_not_matter() {
     test(|| goes_on_after(|program| fs::remove_file(program).unwrap()));

@@ -20,6 +20,7 @@ fn seen() -> BTreeMap<String, String> {
 
 /// Goal: a worker has what it needs and nothing else; a job finds a clean process.
 /// Method: one host that has everything wrong, one job that looks around.
+/// Covers: F-103, F-104, F-105
 #[test]
 fn a_worker_inherits_nothing_that_a_job_would_trip_over() {
     test(|| {

@@ -81,6 +81,7 @@ fn a_pool_dropped_while_unwinding_stops_its_jobs() {
 }
 
 /// Goal: a callback may end the pool whose thread it runs on, in any way, and the other jobs end as that says.
+/// Covers: F-64, F-76
 #[test]
 fn a_pool_can_be_ended_in_a_callback() {
     #[derive(Clone, Copy)]

@@ -7,6 +7,7 @@ use super::fixture::{Fixture, HOST, is_installed};
 use crate::support::{TempDir, test};
 
 /// Goal: a host that ignores SIGCHLD, so that no status can be waited for, learns of each death all the same.
+/// Covers: F-69
 #[test]
 fn a_host_that_ignores_sigchld_learns_of_deaths() {
     test(|| {
@@ -45,6 +46,7 @@ fn workers_start_from_a_host_that_is_busy_in_eight_threads() {
 
 /// Goal: a host without descriptors to spare keeps the workers that it has, breaks a pool that has none, and
 /// starts workers again when there are descriptors again.
+/// Covers: F-85
 #[test]
 fn a_host_without_descriptors_goes_on_with_what_it_has() {
     test(|| {
