@@ -215,7 +215,7 @@ fn storm() {
     static OVER: AtomicBool = AtomicBool::new(false);
     let threads: Vec<_> = (0..8).map(|n| thread::spawn(move || hammer(n, &OVER))).collect();
     let pool = ProcessPool::builder().workers(2).max_jobs_per_worker(1).build().unwrap();
-    let futures: Vec<_> = (0..300).map(|n| pool.submit(|n: usize| n, n)).collect();
+    let futures: Vec<_> = (0..1_000).map(|n| pool.submit(|n: usize| n, n)).collect();
     for (n, future) in futures.into_iter().enumerate() {
         assert_eq!(future.result().unwrap(), n);
     }

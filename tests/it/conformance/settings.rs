@@ -94,12 +94,14 @@ fn deep(kib: u64) -> u64 {
     below + u64::from(std::hint::black_box(&frame)[0])
 }
 
-/// Goal: jobs have the stack that was asked for.
+/// Goal: jobs have the stack that was asked for, and one that needs more is told of the setting.
+///
+/// Covers: F-3
 #[test]
 fn jobs_have_their_stack() {
     test(|| {
         let pool = ProcessPool::builder().workers(1).stack_size(256 << 20).build().unwrap();
-        let kib = 32 << 10;
+        let kib = 64 << 10;
         assert_eq!(pool.submit(deep, kib).result().unwrap(), kib + 1);
         let pool = ProcessPool::builder()
             .workers(1)

@@ -180,7 +180,8 @@ fn write_words(words: Words) {
 #[test]
 fn a_job_that_writes_into_the_control_channel_dies_with_the_reason() {
     test(|| {
-        let garbage = [1, 2, u64::MAX].map(Words::Garbage);
+        let mut random = Random::new();
+        let garbage = [0; 20].map(|_| Words::Garbage(random.next()));
         let frames = [
             Words::OtherVersion,
             Words::TooLong,
@@ -265,6 +266,7 @@ fn forge(forgery: Forgery) {
 
 /// Goal: a result for a job that is not running is not believed: the worker is killed, its job told why,
 /// and the job that the result was for runs elsewhere.
+/// Covers: F-46
 #[test]
 fn a_result_for_another_job_is_not_believed() {
     test(|| {
@@ -290,6 +292,67 @@ fn a_result_for_another_job_is_not_believed() {
                 assert_eq!(outcome.result.unwrap(), n + 1, "{forgery:?}");
                 assert_eq!(outcome.report.attempts, 1, "{forgery:?}");
             }
+        }
+    });
+}
+
+/// Goal: a second result for a job that has one is not believed either, and does not touch the first.
+/// Covers: F-46
+#[test]
+fn a_second_result_for_a_job_is_not_believed() {
+    fn answer_twice(_: ()) -> u64 {
+        let block = Block::new(shared_memory());
+        let own = block.black_box().ticket;
+        let mut end = WorkerEnd::new(block);
+        for value in [1_u64, 2] {
+            assert!(end.append(Kind::Value, &value.to_le_bytes()));
+            end.publish(&header(own));
+        }
+        let bell = frame::frame(FrameKind::Bell, &[]);
+        control_channel().write_all(&bell).unwrap();
+        hang();
+    }
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).build().unwrap();
+        // The first job of its worker, so that the ring of results is at its beginning.
+        let forged = pool.submit(answer_twice, ());
+        let behind: Vec<_> = (0..3_u64).map(|n| pool.submit(|n| n + 1, n)).collect();
+        assert_eq!(forged.result().unwrap(), 1);
+        for (n, future) in (0..).zip(behind) {
+            let outcome = future.outcome();
+            assert_eq!((outcome.result.unwrap(), outcome.report.attempts), (n + 1, 1));
+        }
+        assert_eq!((pool.stats().deaths, pool.stats().spawned), (1, 2));
+    });
+}
+
+/// Goal: the announcement of gigabytes, with nothing behind it, takes no memory, and no longer than its job may.
+/// Covers: F-53
+#[test]
+fn a_huge_length_with_silence_behind_it_costs_no_memory() {
+    fn announce(len: u64) {
+        let block = Block::new(shared_memory());
+        let ticket = block.black_box().ticket;
+        let mut end = WorkerEnd::new(block);
+        assert!(end.announce(&header(ticket), Kind::Value, len as usize));
+        let head = frame::header(FrameKind::Payload, len);
+        control_channel().write_all(&head).unwrap();
+        hang();
+    }
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).build().unwrap();
+        pool.submit(|()| (), ()).result().unwrap();
+        for len in [u64::from(u32::MAX), 1 << 40, 1 << 62] {
+            let pool = ProcessPool::builder().workers(1).build().unwrap();
+            pool.warm_up().unwrap();
+            let before = resident();
+            let limit = std::time::Duration::from_millis(100);
+            let result = pool.job(announce, len).timeout(limit).submit().result();
+            let grown = resident().saturating_sub(before);
+            println!("{len}: {grown} bytes more, {result:?}");
+            assert!(matches!(result, Err(JobError::TimedOut(_) | JobError::Died(_))), "{result:?}");
+            assert!(grown < MIB as u64, "{len}: {grown} bytes more");
+            pool.submit(|()| (), ()).result().unwrap();
         }
     });
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use procpool::{EndedBy, JobError, Limit, ProcessPool};
 
-use super::timed_out;
+use super::{at_best, timed_out};
 use crate::support::{Random, test};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,23 +19,29 @@ fn listens(_: ()) {
 }
 
 /// Goal: a job that sees the flag and returns ends then, not after the grace, and its worker lives.
+/// Covers: F-15
 #[test]
 fn a_job_that_returns_when_asked_does_not_wait_for_the_grace() {
     test(|| {
         let pool = ProcessPool::builder().workers(1).grace(60 * SECOND).build().unwrap();
-        let begun = Instant::now();
-        let limit = Duration::from_millis(100);
-        let outcome = pool.job(listens, ()).timeout(limit).submit().outcome();
-        let timeout = timed_out(outcome.result);
-        // Half of the grace is what it would take if the flag were not seen.
-        assert!(begun.elapsed() < 20 * SECOND, "{:?}", begun.elapsed());
-        assert!(outcome.report.ran >= limit, "{:?}", outcome.report);
-        assert_eq!(
-            (timeout.limit, timeout.after, timeout.ended_by),
-            (Limit::Job, limit, EndedBy::Itself)
-        );
-        let next = pool.submit(|()| std::process::id(), ()).result().unwrap();
-        assert_eq!(Some(next), outcome.report.pid);
+        let limit = Duration::from_millis(50);
+        let took = at_best(5, || {
+            let begun = Instant::now();
+            let outcome = pool.job(listens, ()).timeout(limit).submit().outcome();
+            let took = begun.elapsed();
+            let timeout = timed_out(outcome.result);
+            // Half of the grace is what it would take if the flag were not seen.
+            assert!(took < 20 * SECOND, "{took:?}");
+            assert!(outcome.report.ran >= limit, "{:?}", outcome.report);
+            assert_eq!(
+                (timeout.limit, timeout.after, timeout.ended_by),
+                (Limit::Job, limit, EndedBy::Itself)
+            );
+            let next = pool.submit(|()| std::process::id(), ()).result().unwrap();
+            assert_eq!(Some(next), outcome.report.pid);
+            took
+        });
+        assert!(took < SECOND / 2, "{took:?}");
         assert_eq!(pool.stats().deaths, 0);
     });
 }
@@ -45,16 +51,22 @@ fn hang_for_ever(_: ()) {
 }
 
 /// Goal: a job that SIGTERM ends does not wait for the grace either.
+/// Covers: F-15
 #[test]
 fn a_job_that_sigterm_ends_does_not_wait_for_the_grace() {
     test(|| {
         let pool = ProcessPool::builder().workers(1).grace(60 * SECOND).build().unwrap();
-        let begun = Instant::now();
         let limit = Duration::from_millis(50);
-        let job = pool.job(hang_for_ever, ()).timeout(limit);
-        let timeout = timed_out(job.submit().result());
-        assert!(begun.elapsed() < 20 * SECOND, "{:?}", begun.elapsed());
-        assert_eq!(timeout.ended_by, EndedBy::Term);
+        let took = at_best(5, || {
+            let begun = Instant::now();
+            let job = pool.job(hang_for_ever, ()).timeout(limit);
+            let timeout = timed_out(job.submit().result());
+            let took = begun.elapsed();
+            assert!((limit..20 * SECOND).contains(&took), "{took:?}");
+            assert_eq!(timeout.ended_by, EndedBy::Term);
+            took
+        });
+        assert!(took < SECOND / 2, "{took:?}");
         pool.submit(|()| (), ()).result().unwrap();
     });
 }
@@ -71,28 +83,32 @@ fn is_deaf(_: ()) {
 }
 
 /// Goal: a job that ignores SIGTERM is killed when limit and grace are over: not before, and not much later.
+/// Covers: F-14
 #[test]
 fn a_job_that_ignores_sigterm_is_killed_after_the_grace() {
     test(|| {
-        let (limit, grace) = (Duration::from_millis(100), Duration::from_millis(300));
+        let (limit, grace) = (Duration::from_millis(50), Duration::from_millis(150));
         let pool = ProcessPool::builder().workers(1).grace(grace).build().unwrap();
-        let outcome = pool.job(is_deaf, ()).timeout(limit).submit().outcome();
-        assert_eq!(timed_out(outcome.result).ended_by, EndedBy::Kill);
-        let ran = outcome.report.ran;
-        assert!(ran >= limit + grace, "{ran:?}");
-        // A wide margin for a busy machine; what this tells is a second grace, or a timer that is lost.
-        assert!(ran < limit + grace + 5 * SECOND, "{ran:?}");
+        let ran = at_best(5, || {
+            let outcome = pool.job(is_deaf, ()).timeout(limit).submit().outcome();
+            assert_eq!(timed_out(outcome.result).ended_by, EndedBy::Kill);
+            let ran = outcome.report.ran;
+            assert!(ran >= limit + grace, "{ran:?}");
+            ran
+        });
+        assert!(ran < limit + grace + SECOND / 4, "{ran:?}");
         pool.submit(|()| (), ()).result().unwrap();
     });
 }
 
 /// Goal: jobs that end at about the moment of their time limit have one outcome each, and the pool does
-/// not lose count, whichever wins.
+/// not lose count, whichever wins; and no worker is stopped twice, or for another's job.
+/// Covers: F-16
 #[test]
 fn results_that_race_their_deadlines_have_one_outcome_each() {
     test(|| {
         const LIMIT: u64 = 2_000;
-        const JOBS: u64 = 2_000;
+        const JOBS: u64 = 5_000;
         fn about(micros: u64) -> u64 {
             let until = Instant::now() + Duration::from_micros(micros);
             // Three of four listen; the others are ended by SIGTERM.
@@ -112,9 +128,9 @@ fn results_that_race_their_deadlines_have_one_outcome_each() {
             .grace(Duration::from_millis(200))
             .build()
             .unwrap();
-        let micros: Vec<u64> = (0..JOBS).map(|_| LIMIT - 500 + random.below(1_000)).collect();
+        let micros: Vec<u64> = (0..JOBS).map(|_| LIMIT - 1_000 + random.below(2_000)).collect();
         let futures: Vec<_> = micros.iter().map(|m| pool.submit(about, *m)).collect();
-        let mut values = 0;
+        let (mut values, mut stopped) = (0, 0);
         for (micros, future) in micros.iter().zip(futures) {
             let outcome = future.outcome();
             assert_eq!(outcome.report.attempts, 1);
@@ -123,12 +139,17 @@ fn results_that_race_their_deadlines_have_one_outcome_each() {
                     assert_eq!(value, *micros);
                     values += 1;
                 }
-                Err(JobError::TimedOut(timeout)) => assert_eq!(timeout.limit, Limit::Job),
+                Err(JobError::TimedOut(timeout)) => {
+                    assert_eq!(timeout.limit, Limit::Job);
+                    stopped += u64::from(timeout.ended_by != EndedBy::Itself);
+                }
                 Err(error) => panic!("{error}"),
             }
         }
         let stats = pool.stats();
         println!("{values} values, {stats:?}");
         assert_eq!((stats.finished, stats.failed), (values, JOBS - values));
+        // Some stops hit a worker whose job has returned meanwhile.
+        assert!((stopped..=JOBS).contains(&stats.deaths), "{stopped} were stopped");
     });
 }

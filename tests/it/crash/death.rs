@@ -1,12 +1,13 @@
 //! Workers that die under no job, or under somebody else's.
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use procpool::{JobError, Phase, ProcessPool, Status, WorkerState};
 
 use super::fault::Fault;
 use super::ledger::{Ledger, note};
-use super::{died, hang, kill_worker};
+use super::{at_best, died, hang, kill_worker};
 use crate::support::{Guest, Meeting, meet, say, test, wait_gone, wait_until};
 
 /// Goal: an idle worker that is killed is nobody's fault: it is replaced, in its slot, and no job notices.
@@ -81,6 +82,30 @@ fn a_worker_killed_under_a_job_is_the_death_of_that_job() {
     });
 }
 
+/// Goal: an exit in the middle of a job is no success, whatever its code, and is told at once.
+/// Covers: F-4, F-5
+#[test]
+fn an_exit_in_a_job_is_a_death_that_is_told_at_once() {
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).build().unwrap();
+        let exits = [
+            (Fault::ExitZero, 0),
+            (Fault::BareExit, 0),
+            (Fault::ExitThree, 3),
+            (Fault::ExitElsewhere, 7),
+        ];
+        for (fault, code) in exits {
+            let took = at_best(5, || {
+                let begun = Instant::now();
+                let death = died(pool.submit(Fault::strike, fault).result());
+                assert_eq!((death.status, death.phase), (Status::Exit(code), Phase::Run));
+                begun.elapsed()
+            });
+            assert!(took < Duration::from_secs(1), "{fault:?}: {took:?}");
+        }
+    });
+}
+
 /// Goal: jobs that had been handed to a worker that dies, and were not started, run elsewhere as their
 /// first attempt; and they run once.
 /// Covers: F-37
@@ -136,6 +161,7 @@ fn a_crash_among_a_thousand_jobs_costs_one_job_and_one_worker() {
                 Err(error) if n == 500 => {
                     let death = died::<()>(Err(error));
                     assert_eq!(death.status, Status::Signal(libc::SIGSEGV, false));
+                    assert_eq!(death.phase, Phase::Run);
                 }
                 result => assert_eq!(result.unwrap(), n),
             }
@@ -183,8 +209,9 @@ fn a_poison_job_is_quarantined_after_its_retries() {
 }
 
 /// Goal: a worker that fails while it drops a result has sent that result.
+/// Covers: F-39
 #[test]
-fn no_result_is_lost_when_its_drop_crashes_five_hundred_times() {
+fn no_result_is_lost_when_its_drop_crashes_a_thousand_times() {
     test(|| {
         #[derive(Debug, serde::Serialize, serde::Deserialize)]
         struct Fatal(u64);
@@ -196,7 +223,7 @@ fn no_result_is_lost_when_its_drop_crashes_five_hundred_times() {
             }
         }
         let pool = ProcessPool::builder().workers(2).build().unwrap();
-        let futures: Vec<_> = (0..500).map(|n| pool.submit(Fatal, n)).collect();
+        let futures: Vec<_> = (0..1_000).map(|n| pool.submit(Fatal, n)).collect();
         for (n, future) in (0..).zip(futures) {
             let outcome = future.outcome();
             assert_eq!(outcome.result.unwrap().0, n);
@@ -206,7 +233,7 @@ fn no_result_is_lost_when_its_drop_crashes_five_hundred_times() {
         for (n, result) in (0..).zip(pool.map(Fatal, 0..100).chunk_size(10)) {
             assert_eq!(result.unwrap().0, n);
         }
-        wait_until("every death is booked", || pool.stats().deaths == 600);
+        wait_until("every death is booked", || pool.stats().deaths == 1_100);
     });
 }
 

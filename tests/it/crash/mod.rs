@@ -10,6 +10,7 @@ mod codec;
 mod deadline;
 mod death;
 mod fault;
+mod hook;
 mod ledger;
 mod map;
 mod matrix;
@@ -19,6 +20,7 @@ mod table;
 
 use std::fs;
 use std::process;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,6 +45,11 @@ fn timed_out<R: std::fmt::Debug>(result: Result<R, JobError>) -> Timeout {
         Err(JobError::TimedOut(timeout)) => timeout,
         other => panic!("TimedOut was expected, got {other:?}"),
     }
+}
+
+/// The shortest of so many tries: what it takes on a machine that is busy with other things only now and then.
+fn at_best(tries: u32, measure: impl FnMut() -> Duration) -> Duration {
+    std::iter::repeat_with(measure).take(tries as usize).min().unwrap_or_default()
 }
 
 /// SIGKILL to a worker. One that has just been reaped is left alone: its number may belong to a stranger.

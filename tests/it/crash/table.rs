@@ -11,7 +11,7 @@ const MIB: usize = 1 << 20;
 
 /// Goal: whatever goes wrong in a job, wherever it does, the job has the one outcome that says so, a job
 /// that runs beside it is not touched, and the pool is as good as before.
-/// Covers: F-2, F-4, F-5, F-6, F-7, F-8, F-10, F-48
+/// Covers: F-2, F-3, F-4, F-5, F-6, F-7, F-8, F-10, F-48
 #[test]
 fn every_fault_in_every_place_costs_its_own_job_alone() {
     test(|| matrix::run(matrix::all(), Load::NONE, From::Test));

@@ -1,6 +1,7 @@
 //! Pools that end in the middle of something, or somewhere odd.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use procpool::{JobError, ProcessPool, Shutdown, context};
 
-use crate::support::{Meeting, Random, meet, test};
+use crate::support::{Meeting, Random, meet, test, wait_until};
 
 fn meet_and_spin(path: String) {
     meet(&path, "spinning");
@@ -28,15 +29,19 @@ fn abort(_: ()) {
 
 /// Goal: workers belong to the pool, not to the thread that made it: the parent-death signal follows the
 /// thread that spawned.
+/// Covers: F-62
 #[test]
 fn a_pool_outlives_the_thread_that_made_it() {
     test(|| {
         let made = thread::spawn(|| {
             let pool = ProcessPool::builder().workers(2).build().unwrap();
             pool.warm_up().unwrap();
-            pool
+            (pool, nix::unistd::gettid())
         });
-        let pool = made.join().unwrap();
+        let (pool, maker) = made.join().unwrap();
+        // A join returns a moment before the thread is gone, and with it what hangs on it.
+        let maker = format!("/proc/self/task/{maker}");
+        wait_until("its maker is gone", || !Path::new(&maker).exists());
         let meeting = Meeting::new();
         let pids = || pool.workers().into_iter().map(|worker| worker.pid).collect::<Vec<_>>();
         let before = pids();

@@ -34,13 +34,14 @@ fn a_host_whose_children_are_reaped_by_others_learns_of_deaths() {
 }
 
 /// Goal: workers start although other threads of the host hold the locks of the allocator and of the
-/// environment at that moment.
+/// environment at that moment, a thousand times.
+/// Covers: F-72
 #[test]
 fn workers_start_from_a_host_that_is_busy_in_eight_threads() {
     test(|| {
         let left = Fixture::host(&["storm"]).end();
         assert!(left.status.success(), "{left:?}");
-        assert!(left.output.trim().parse::<u64>().unwrap() >= 300, "{left:?}");
+        assert!(left.output.trim().parse::<u64>().unwrap() >= 1_000, "{left:?}");
     });
 }
 
