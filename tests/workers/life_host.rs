@@ -116,7 +116,7 @@ fn death(result: Result<(), JobError>) -> String {
 // ---- what a worker inherits ----------------------------------------------------------------------
 
 fn inherit() {
-    let open: Vec<_> = (0..20).map(|_| nix::unistd::dup(io::stdin()).unwrap()).collect();
+    let open: Vec<_> = (0..50).map(|_| nix::unistd::dup(io::stdin()).unwrap()).collect();
     ignore(Signal::SIGCHLD);
     ignore(Signal::SIGINT);
     let mut blocked = SigSet::empty();

@@ -1,18 +1,19 @@
-//! The program's own image: a descriptor to re-execute it by, and functions as offsets in it.
+//! The program's own image: a way to execute it again, and functions as offsets in it.
 
 use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::mem;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::slice;
 
 /// The image that this process runs.
 #[derive(Debug)]
 pub struct Image {
-    file: File,
+    /// Close-on-exec.
+    file: Option<File>,
     layout: Layout,
     build_id: Vec<u8>,
 }
@@ -58,17 +59,22 @@ impl Image {
                 build_id.extend_from_slice(&number.to_le_bytes());
             }
         }
-        Ok(Image { file, layout, build_id })
+        Ok(Image { file: Some(file), layout, build_id })
     }
 
-    /// The descriptor to execute. Close-on-exec.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// The same without the descriptor. For a worker, whose jobs shall find no descriptors that are not theirs.
+    pub fn close(self) -> Image {
+        Image { file: None, ..self }
     }
 
-    /// A path that opens the image in a child that has inherited our descriptors, as one before exec has.
+    /// A path that opens the image in a child that is a copy of this process, as one before exec is.
+    ///
+    /// Both forms are the file that runs, whatever stands at its path by now (proc_pid_exe(5)).
     pub(crate) fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+        match &self.file {
+            Some(file) => format!("/proc/self/fd/{}", file.as_raw_fd()),
+            None => "/proc/self/exe".into(),
+        }
     }
 
     /// The identity of this build: the linker's build id, or what identifies the file.
@@ -203,6 +209,16 @@ mod tests {
         let mut number = 21;
         received.run(&mut number);
         assert_eq!(number, 42);
+    }
+
+    /// Goal: a closed image can be executed like an open one.
+    #[test]
+    fn a_closed_image_has_a_path_too() {
+        let image = Image::open().unwrap();
+        let [open, closed] = [image.path(), image.close().path()];
+        assert_ne!(open, closed);
+        let [own, other] = ["/proc/self/exe", &closed].map(|path| std::fs::metadata(path).unwrap());
+        assert_eq!((own.dev(), own.ino()), (other.dev(), other.ino()));
     }
 
     #[test]

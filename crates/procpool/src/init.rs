@@ -25,18 +25,18 @@ pub fn init() {
     if procpool_sys::worker::is_worker() {
         worker::serve();
     }
-    let _ = open_image();
+    IMAGE.get_or_init(open_image);
 }
 
-/// Opens the image, once. In a worker it is the worker itself that does so, as it starts: its jobs may have
-/// pools of their own.
-pub(crate) fn open_image() -> Result<&'static Image, Error> {
-    let open = || {
-        Image::open().map_err(|error| {
-            Error::system("cannot open the program's own image, /proc/self/exe", error)
-        })
-    };
-    IMAGE.get_or_init(open).as_ref().map_err(Error::clone)
+fn open_image() -> Result<Image, Error> {
+    Image::open().map_err(|error| {
+        Error::system("cannot open the program's own image, /proc/self/exe", error)
+    })
+}
+
+/// Opens the image in a worker, as it starts: its jobs may have pools of their own.
+pub(crate) fn image_of_worker() -> Result<&'static Image, Error> {
+    IMAGE.get_or_init(|| open_image().map(Image::close)).as_ref().map_err(Error::clone)
 }
 
 /// The image, if the program has called `init`.

@@ -88,7 +88,7 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     worker::die_with(setup.host)
         .map_err(|error| other("cannot follow the host in death", error))?;
     worker::set_thread_name(&format!("procpool-w{}", setup.slot));
-    let image = init::open_image().map_err(|error| {
+    let image = init::image_of_worker().map_err(|error| {
         let cause =
             std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
         StartFault::Other(format!("{error}{cause}"))
