@@ -116,7 +116,7 @@ fn descriptors() -> BTreeMap<i32, String> {
 }
 
 /// The threads of pools; those of libtest come and go.
-fn pool_threads() -> Vec<String> {
+pub(crate) fn pool_threads() -> Vec<String> {
     let names = tasks(process::id())
         .into_iter()
         .filter_map(|task| fs::read_to_string(task.join("comm")).ok());
@@ -189,7 +189,7 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// The state of every thread and child, for a test that hangs.
-fn state() -> String {
+pub(crate) fn state() -> String {
     let mut text = String::new();
     let mut pids = vec![process::id()];
     while let Some(pid) = pids.pop() {

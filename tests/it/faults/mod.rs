@@ -4,4 +4,5 @@
 //! [`catalogue`] has the numbers, [`table`] finds the tests, and `tests/FAULTS.md` is what it has found.
 
 mod catalogue;
+mod chaos;
 mod table;

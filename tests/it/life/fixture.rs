@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::support::TempDir;
 
-pub(super) const HOST: &str = env!("CARGO_BIN_EXE_life-host");
+pub(crate) const HOST: &str = env!("CARGO_BIN_EXE_life-host");
 
 /// A program with its standard streams. Dropping it kills it.
-pub(super) struct Fixture {
+pub(crate) struct Fixture {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -24,20 +24,20 @@ pub(super) struct Fixture {
 
 /// What a program left.
 #[derive(Debug)]
-pub(super) struct Left {
-    pub(super) status: ExitStatus,
-    pub(super) output: String,
-    pub(super) errors: String,
+pub(crate) struct Left {
+    pub(crate) status: ExitStatus,
+    pub(crate) output: String,
+    pub(crate) errors: String,
 }
 
 impl Fixture {
     /// Tells a story of the host.
-    pub(super) fn host(story: &[&str]) -> Fixture {
+    pub(crate) fn host(story: &[&str]) -> Fixture {
         Fixture::start(Command::new(HOST).args(story))
     }
 
     #[expect(clippy::disallowed_methods, reason = "a host is not a worker")]
-    pub(super) fn start(command: &mut Command) -> Fixture {
+    pub(crate) fn start(command: &mut Command) -> Fixture {
         let dir = TempDir::new();
         let errors = dir.path().join("stderr");
         let mut child = command
@@ -55,12 +55,12 @@ impl Fixture {
         }
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// The next line that it or one of its jobs says.
-    pub(super) fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         assert!(line.ends_with('\n'), "it says no more: {}", self.errors());
@@ -68,17 +68,17 @@ impl Fixture {
         line
     }
 
-    pub(super) fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         let input = self.input.as_mut().unwrap();
         input.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
     }
 
     /// Waits for its end, and for that of everything that could speak on its standard output.
-    pub(super) fn end(mut self) -> Left {
+    pub(crate) fn end(mut self) -> Left {
         self.input = None;
         let mut output = String::new();
         self.output.read_to_string(&mut output).unwrap();
@@ -100,14 +100,14 @@ impl Drop for Fixture {
 }
 
 /// A process that is watched, from while it lives: its id could be another's later.
-pub(super) struct Watched {
-    pub(super) pid: u32,
+pub(crate) struct Watched {
+    pub(crate) pid: u32,
     pidfd: OwnedFd,
 }
 
 impl Watched {
     #[expect(unsafe_code, reason = "nix has no wrapper for pidfd_open")]
-    pub(super) fn new(pid: u32) -> Watched {
+    pub(crate) fn new(pid: u32) -> Watched {
         // SAFETY: the call takes two integers and touches no memory of ours.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         assert!(fd >= 0, "process {pid}: {}", io::Error::last_os_error());
@@ -117,14 +117,14 @@ impl Watched {
     }
 
     /// True if the process ends before the time is over.
-    pub(super) fn ends_within(&self, limit: Duration) -> bool {
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::try_from(limit).unwrap()).unwrap() == 1
     }
 }
 
 /// True if the machine has this program; says so if not.
-pub(super) fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|dir| dir.join(program).exists());
     if !found {

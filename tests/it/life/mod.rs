@@ -1,6 +1,6 @@
 //! How pools, workers and their hosts begin and end.
 
-mod fixture;
+pub(super) mod fixture;
 
 mod host_death;
 mod image;

@@ -1,0 +1,335 @@
+//! A host whose workers are killed and stopped all along, while jobs are submitted, cancelled and aborted; run
+//! under strace, its system calls fail as well. It checks everything that must hold of any such run.
+//!
+//! Arguments: how many jobs, over how many seconds, the seed, and a directory for its ledger.
+
+#![expect(clippy::unwrap_used, reason = "a run that cannot be made fails its test")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use procpool::{JobError, JobFuture, ProcessPool, Shutdown, Status};
+
+#[expect(dead_code, reason = "shared with the tests, which have more to support")]
+#[path = "../it/support.rs"]
+mod support;
+
+use support::{Random, children};
+
+const WORKERS: usize = 4;
+/// So many jobs are under way at a time.
+const BATCH: u64 = 500;
+/// What a run may take beyond the time over which it is spread: machines are slow and shared.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What the memory of the host may grow by from the first batches to the last: less than a hundred bytes for
+/// each job of a long run, and what the allocator keeps.
+const GROWTH_MAX: u64 = 8 << 20;
+
+fn main() {
+    procpool::init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [jobs, seconds, seed, dir] = &arguments[..] else { panic!("{arguments:?}") };
+    let jobs = jobs.parse::<u64>().unwrap().next_multiple_of(BATCH);
+    let time = Duration::from_secs(seconds.parse().unwrap());
+    run(jobs, time, seed.parse().unwrap(), &Path::new(dir).join("ledger"));
+}
+
+// ---- the jobs ------------------------------------------------------------------------------------
+
+/// Writes that it runs, and then takes some time, so that much of what happens to its worker hits it.
+fn work((number, time, ledger): (u64, Duration, String)) -> u64 {
+    static LEDGER: OnceLock<File> = OnceLock::new();
+    let open = || OpenOptions::new().append(true).create(true).open(ledger).unwrap();
+    // One write is one line, whoever else writes.
+    LEDGER.get_or_init(open).write_all(format!("{number}\n").as_bytes()).unwrap();
+    thread::sleep(time);
+    number * 2
+}
+
+/// What is done to a job beside being submitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Left,
+    Cancelled,
+    Aborted,
+    Limited,
+}
+
+impl Fate {
+    fn random(random: &mut Random) -> Fate {
+        match random.below(400) {
+            0..40 => Fate::Cancelled,
+            40..50 => Fate::Aborted,
+            50..60 => Fate::Limited,
+            _ => Fate::Left,
+        }
+    }
+}
+
+// ---- what happens to workers ---------------------------------------------------------------------
+
+/// Kills and stops workers until it is over.
+fn haunt(pool: &ProcessPool, over: &AtomicBool, mut random: Random) -> (u64, u64) {
+    let (mut kills, mut stops) = (0, 0);
+    while !over.load(Ordering::Relaxed) {
+        let workers = pool.workers();
+        if !workers.is_empty() {
+            let pid = workers[random.below(workers.len() as u64) as usize].pid;
+            if random.below(3) == 0 {
+                kills += u64::from(send(pid, Signal::SIGKILL));
+            } else {
+                stops += u64::from(send(pid, Signal::SIGSTOP));
+                thread::sleep(Duration::from_micros(random.below(5_000)));
+                send(pid, Signal::SIGCONT);
+            }
+        }
+        // The pace of it all; any will do.
+        thread::sleep(Duration::from_micros(random.below(20_000)));
+    }
+    (kills, stops)
+}
+
+/// Signals a worker, if it still is one: the number of one that was reaped may belong to a stranger.
+fn send(pid: u32, signal: Signal) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split_whitespace().nth(1));
+    parent == Some(process::id().to_string().as_str())
+        && kill(Pid::from_raw(pid as i32), signal).is_ok()
+}
+
+// ---- the run -------------------------------------------------------------------------------------
+
+struct Plan {
+    /// How long jobs take, on average.
+    job: Duration,
+    ledger: String,
+    /// How many callbacks have run.
+    called_back: Arc<AtomicU64>,
+}
+
+/// What became of the jobs: by number, whether each may have run, and whether it must have.
+struct Books {
+    may_have_run: Vec<bool>,
+    must_have_run: Vec<bool>,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    values: u64,
+    killed: u64,
+    cancelled: u64,
+    aborted: u64,
+    timed_out: u64,
+}
+
+fn run(jobs: u64, time: Duration, seed: u64, ledger: &Path) {
+    let mut random = Random::of_seed(seed);
+    let pool = ProcessPool::builder()
+        .workers(WORKERS)
+        .grace(Duration::from_millis(100))
+        // Workers are killed while they start, too, and that is nobody's fault here.
+        .restart_limit(u32::MAX, Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let pool = Arc::new(pool);
+    let (finished, watch) = mpsc::channel::<()>();
+    let watchdog = {
+        let pool = Arc::downgrade(&pool);
+        thread::spawn(move || {
+            if watch.recv_timeout(time + PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let pool = pool.upgrade();
+                let known = pool.map(|pool| (pool.stats(), pool.workers()));
+                eprintln!("the run hangs: {known:#?}\n{}", support::state());
+                process::abort();
+            }
+        })
+    };
+    let plan = Plan {
+        // So that the workers are busy most of the time.
+        job: time.mul_f64(0.7 * WORKERS as f64 / jobs as f64),
+        ledger: ledger.to_str().unwrap().to_owned(),
+        called_back: Arc::new(AtomicU64::new(0)),
+    };
+    let over = AtomicBool::new(false);
+    let mut books =
+        Books { may_have_run: Vec::new(), must_have_run: Vec::new(), counts: Counts::default() };
+    books.may_have_run.reserve_exact(jobs as usize);
+    books.must_have_run.reserve_exact(jobs as usize);
+    let begun = Instant::now();
+    let mut before = None;
+    thread::scope(|scope| {
+        let haunting = scope.spawn({
+            let random = random.split();
+            || haunt(&pool, &over, random)
+        });
+        for batch in 0..jobs / BATCH {
+            // Spreads the jobs over the time; nothing depends on it.
+            let due = time.mul_f64(batch as f64 * BATCH as f64 / jobs as f64);
+            thread::sleep(due.saturating_sub(begun.elapsed()));
+            let numbers = batch * BATCH..(batch + 1) * BATCH;
+            one_batch(&pool, numbers, &plan, &mut random, &mut books);
+            if batch == jobs / BATCH / 5 {
+                before = Some(Held::by(&pool));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        println!("kills and stops: {:?}", haunting.join().unwrap());
+    });
+    println!("{:?} in {:?}", books.counts, begun.elapsed());
+    let after = Held::by(&pool);
+    println!("{before:?}, then {after:?}");
+    let before = before.unwrap();
+    assert_eq!((before.descriptors, before.threads), (after.descriptors, after.threads));
+    assert_eq!(after.children, WORKERS);
+    assert!(after.bytes < before.bytes + GROWTH_MAX, "memory has grown");
+    check_ledger(ledger, &books);
+    check_stats(&pool, jobs, &books.counts);
+    // Of use: all workers, at once.
+    for (number, result) in (0..).zip(pool.map(|n: u64| n + 1, 0..10_000)) {
+        assert_eq!(result.unwrap(), number + 1);
+    }
+    pool.shutdown(Shutdown::Drain);
+    assert_eq!(plan.called_back.load(Ordering::Relaxed), jobs, "each job ends once");
+    assert!(children().is_empty(), "{:?}", children());
+    drop(finished);
+    watchdog.join().unwrap();
+    println!("all is well");
+}
+
+fn one_batch(
+    pool: &ProcessPool,
+    numbers: std::ops::Range<u64>,
+    plan: &Plan,
+    random: &mut Random,
+    books: &mut Books,
+) {
+    let mut futures: Vec<(Fate, JobFuture<u64>)> = Vec::new();
+    let mut cancelled = vec![false; BATCH as usize];
+    for number in numbers.clone() {
+        let fate = Fate::random(random);
+        let time = plan.job.mul_f64(random.below(200) as f64 / 100.0);
+        let job = pool.job(work, (number, time, plan.ledger.clone()));
+        let future = match fate {
+            Fate::Limited => job.timeout(plan.job).submit(),
+            _ => job.submit(),
+        };
+        let called_back = Arc::clone(&plan.called_back);
+        future.on_done(move |_| {
+            called_back.fetch_add(1, Ordering::Relaxed);
+        });
+        futures.push((fate, future));
+        // One that was submitted lately: most of those wait, some at a worker.
+        let at = futures.len() - 1 - random.below(futures.len().min(20) as u64) as usize;
+        match &futures[at] {
+            (Fate::Cancelled, future) => cancelled[at] |= future.cancel(),
+            (Fate::Aborted, future) => future.abort(),
+            _ => {}
+        }
+    }
+    for ((number, cancelled), (fate, future)) in numbers.zip(cancelled).zip(futures) {
+        // Those before it have ended, so it runs, or has just ended, or is about to run.
+        let cancelled = cancelled || fate == Fate::Cancelled && future.cancel();
+        if fate == Fate::Aborted {
+            future.abort();
+        }
+        let outcome = future.outcome();
+        let counts = &mut books.counts;
+        let (may, must, count) = match outcome.result {
+            Ok(value) => {
+                assert_eq!(value, number * 2);
+                (true, true, &mut counts.values)
+            }
+            Err(JobError::Cancelled { started: false }) => {
+                assert!(cancelled || fate == Fate::Aborted, "{number}: {fate:?}");
+                (false, false, &mut counts.cancelled)
+            }
+            Err(JobError::Cancelled { started: true }) if fate == Fate::Aborted => {
+                (true, false, &mut counts.aborted)
+            }
+            Err(JobError::TimedOut(_)) if fate == Fate::Limited => {
+                (true, false, &mut counts.timed_out)
+            }
+            Err(JobError::Died(death)) => {
+                let killed = Status::Signal(nix::libc::SIGKILL, false);
+                assert_eq!((death.status, &death.detail), (killed, &None), "{number}: {death:?}");
+                (true, false, &mut counts.killed)
+            }
+            Err(error) => panic!("{number}, {fate:?}: {error:?}"),
+        };
+        *count += 1;
+        assert!(!(cancelled && may), "{number} was cancelled and may have run");
+        assert!(outcome.report.attempts <= 1, "{number}: {:?}", outcome.report);
+        books.may_have_run.push(may);
+        books.must_have_run.push(must);
+    }
+}
+
+fn check_ledger(ledger: &Path, books: &Books) {
+    let mut ran = vec![false; books.may_have_run.len()];
+    for line in fs::read_to_string(ledger).unwrap().lines() {
+        let number: usize = line.parse().unwrap();
+        assert!(!ran[number], "{number} ran twice");
+        ran[number] = true;
+    }
+    for (number, ran) in ran.into_iter().enumerate() {
+        assert!(!ran || books.may_have_run[number], "{number} ran and was cancelled");
+        assert!(ran || !books.must_have_run[number], "{number} has a value and never ran");
+    }
+}
+
+fn check_stats(pool: &ProcessPool, jobs: u64, counts: &Counts) {
+    let stats = pool.stats();
+    println!("{stats:?}");
+    assert_eq!((stats.running, stats.queued), (0, 0));
+    assert_eq!(stats.submitted, jobs);
+    assert_eq!(stats.finished, counts.values);
+    assert_eq!(stats.failed, counts.killed + counts.timed_out);
+    assert_eq!(stats.cancelled, counts.cancelled + counts.aborted);
+    assert!(stats.deaths > 0, "nothing was killed");
+}
+
+// ---- what the host holds -------------------------------------------------------------------------
+
+#[derive(Debug)]
+struct Held {
+    descriptors: usize,
+    threads: usize,
+    children: usize,
+    bytes: u64,
+}
+
+impl Held {
+    /// While all workers are there, whatever is done to them.
+    fn by(pool: &ProcessPool) -> Held {
+        let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+        // Threads for callbacks are as many as were ever needed at once.
+        let threads =
+            || support::pool_threads().iter().filter(|name| *name != "procpool-done").count();
+        // As few as there were at any moment of a while: a worker that comes or goes holds some for that long.
+        // A longer while is only slower.
+        let looks = (0..50).map(|_| {
+            pool.warm_up().unwrap();
+            thread::sleep(Duration::from_millis(2));
+            (descriptors(), threads(), children().len())
+        });
+        let all: Vec<_> = looks.filter(|(.., children)| *children == WORKERS).collect();
+        let (descriptors, threads, children) = *all.iter().min().unwrap();
+        Held { descriptors, threads, children, bytes: resident() }
+    }
+}
+
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    1024 * line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+}
