@@ -17,6 +17,7 @@ mod cli;
 mod conformance;
 mod contract;
 mod crash;
+mod events;
 mod examples;
 mod faults;
 mod held_up;

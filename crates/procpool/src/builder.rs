@@ -27,6 +27,9 @@ const RESTART_LIMIT: (u32, Duration) = (3, Duration::from_secs(10));
 /// The stack of the thread that runs jobs: what Linux gives a main thread, because users move code here
 /// that ran there.
 const STACK_SIZE: usize = 8 << 20;
+/// How long a job that killed its worker waits before its first retry, and at most: long enough for what it
+/// collided with to be over, short beside what a person waits for.
+const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// The most workers: each has three descriptors in the host, and hosts are commonly limited to 1024.
 const WORKERS_MAX: usize = 4096;
 
@@ -81,6 +84,7 @@ pub(crate) struct Settings {
     pub(crate) grace: Duration,
     pub(crate) start_timeout: Duration,
     pub(crate) retries: u32,
+    pub(crate) retry_backoff: (Duration, Duration),
     pub(crate) restart_limit: (u32, Duration),
     pub(crate) queue_limit: Option<usize>,
     pub(crate) payload_limit: Option<u64>,
@@ -118,6 +122,7 @@ impl ProcessPoolBuilder {
             grace: GRACE,
             start_timeout: START_TIMEOUT,
             retries: 0,
+            retry_backoff: RETRY_BACKOFF,
             restart_limit: RESTART_LIMIT,
             queue_limit: None,
             payload_limit: None,
@@ -194,10 +199,25 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// How often a job that killed its worker is run again. Default 0: a job that has started is never
-    /// started again. Panics and timeouts are never retried.
+    /// How often a job that killed its worker is run again, each time after a
+    /// [pause](Self::retry_backoff). Default 0: a job that has started is never started again. Panics and
+    /// timeouts are never retried.
     pub fn retries(mut self, retries: u32) -> Self {
         self.settings.retries = retries;
+        self
+    }
+
+    /// How long a job waits before it is run again: about `first` before its first retry, twice as long before
+    /// each further one, never longer than `max`. Up to half of it is taken off at random, so that jobs that
+    /// died together do not come back together. Meanwhile the job counts as queued, can be cancelled, and is
+    /// waited for by [`Shutdown::Drain`]; its time limit does not run. The other elements of its chunk of a
+    /// `map` wait with it. Default: 10 ms and 1 s. Zero for both means at once; a `max` less than `first` is an
+    /// error.
+    pub fn retry_backoff(mut self, first: Duration, max: Duration) -> Self {
+        self.check(first <= max, || {
+            format!("retry_backoff({first:?}, {max:?}): the longest wait is less than the first")
+        });
+        self.settings.retry_backoff = (first, max);
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use procpool_sys::clock;
 use procpool_sys::spawn::Exit;
 use procpool_wire::frame::FrameKind;
 
@@ -75,7 +76,7 @@ impl Supervisor {
                 tail: &tail,
             };
             for next in obituary.settle(channel) {
-                completions.extend(dispatch.settle(next));
+                completions.extend(dispatch.settle(next, clock::monotonic_ns()));
             }
         }
         dispatch.pump();

@@ -101,7 +101,8 @@ impl Harvest {
     fn take(&mut self, next: Next) {
         match next {
             Next::Complete(completion) => self.completions.push(completion),
-            Next::Requeue(entry) => self.requeue.push(entry),
+            // A job that has come back has killed nobody, so there is no retry among these.
+            Next::Requeue(entry) | Next::Retry(entry) => self.requeue.push(entry),
         }
     }
 }

@@ -17,6 +17,7 @@ use super::index_set::IndexSet;
 use super::machine::Manner;
 use super::nanoseconds;
 use super::queue::Queue;
+use super::retry::Retries;
 use crate::Error;
 use crate::builder::Shutdown;
 use crate::cell::{JobCell, Value};
@@ -65,6 +66,8 @@ pub(crate) enum ResidentState {
 pub(crate) struct Dispatch {
     pub(crate) admission: Admission,
     queue: Queue<Entry>,
+    /// Jobs that wait to be tried again. They count as queued.
+    pub(crate) retries: Retries<Entry>,
     /// By slot; from the worker's start to its burial.
     channels: Vec<Option<PoolChannel>>,
     residents: Vec<Option<Resident>>,
@@ -136,6 +139,7 @@ impl Dispatch {
         Dispatch {
             admission: Admission::Open,
             queue: Queue::default(),
+            retries: Retries::default(),
             channels: (0..workers).map(|_| None).collect(),
             residents: vec![None; workers],
             idle: IndexSet::new(workers),
@@ -159,7 +163,7 @@ impl Dispatch {
     /// in microseconds.
     pub(crate) fn unstarted(&self) -> usize {
         let busy = self.serving - self.idle.len();
-        self.queue.len() + self.sent.saturating_sub(busy)
+        self.queue.len() + self.retries.len() + self.sent.saturating_sub(busy)
     }
 
     /// Takes a job in. True if the supervisor has something to do about it.
@@ -453,17 +457,47 @@ impl Dispatch {
 
     /// Puts back a job that left its worker; ends it if the pool is not going to run it.
     fn requeue(&mut self, entry: Entry) -> Option<Completion> {
-        let error = match &self.admission {
-            Admission::Broken(error) => JobError::Broken(error.clone()),
-            _ if self.discard => JobError::Cancelled { started: false },
-            _ => {
+        match self.refusal() {
+            Some(error) => Some(self.end(entry, &error)),
+            None => {
                 self.enqueue(entry);
-                return None;
+                None
             }
-        };
-        let completion = entry.fail_rest(&error);
+        }
+    }
+
+    /// Lets a job wait before it is tried again; ends it if the pool is not going to run it.
+    fn retry(&mut self, entry: Entry, now: u64) -> Option<Completion> {
+        let retry = entry.attempt() - 1;
+        let wait = self.retries.backoff.wait_ns(entry.cell.id.number(), retry);
+        if wait == 0 || self.refusal().is_some() {
+            return self.requeue(entry);
+        }
+        Place::Queued(entry.sequence).note(&entry.cell);
+        self.retries.insert(entry.sequence, now.saturating_add(wait), entry);
+        None
+    }
+
+    /// Queues the jobs whose wait is over.
+    pub(crate) fn queue_retries(&mut self, now: u64) {
+        while let Some(entry) = self.retries.pop_due(now) {
+            self.enqueue(entry);
+        }
+    }
+
+    /// How jobs end that come back to a pool which is not going to run them.
+    fn refusal(&self) -> Option<JobError> {
+        match &self.admission {
+            Admission::Broken(error) => Some(JobError::Broken(error.clone())),
+            _ if self.discard => Some(JobError::Cancelled { started: false }),
+            _ => None,
+        }
+    }
+
+    fn end(&mut self, entry: Entry, error: &JobError) -> Completion {
+        let completion = entry.fail_rest(error);
         self.count(&completion);
-        Some(completion)
+        completion
     }
 
     // ---- questions and orders about one job ----------------------------------------------------
@@ -489,21 +523,23 @@ impl Dispatch {
     }
 
     /// Books what became of a dead worker's job.
-    pub(crate) fn settle(&mut self, next: Next) -> Option<Completion> {
+    pub(crate) fn settle(&mut self, next: Next, now: u64) -> Option<Completion> {
         match next {
             Next::Complete(completion) => {
                 self.count(&completion);
                 Some(completion)
             }
             Next::Requeue(entry) => self.requeue(entry),
+            Next::Retry(entry) => self.retry(entry, now),
         }
     }
 
     /// True if no job is waiting or at a worker.
     pub(crate) fn is_drained(&self) -> bool {
-        self.queue.is_empty() && self.sent == 0
+        self.queue.is_empty() && self.retries.len() == 0 && self.sent == 0
     }
 
+    /// Jobs that could run now if there were a worker.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }

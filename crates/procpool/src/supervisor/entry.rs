@@ -93,6 +93,8 @@ pub(crate) enum Next {
     Complete(Completion),
     /// It is not complete and must run elsewhere.
     Requeue(Entry),
+    /// It has killed its worker, and shall run again after a while.
+    Retry(Entry),
 }
 
 /// A job that has ended; to be told to its cell once no lock is held.
@@ -327,7 +329,7 @@ impl Entry {
         past.kills += 1;
         let kills = past.kills;
         if matches!(error, JobError::Died(_)) && kills <= retries {
-            return Next::Requeue(self);
+            return Next::Retry(self);
         }
         let error = match error {
             JobError::Died(_) if retries > 0 => {

@@ -3,6 +3,7 @@
 //!
 //! * [`machine`] decides about workers: pure.
 //! * [`dispatch`] decides about jobs, under the one lock that it shares with callers of `submit`.
+//! * [`retry`] holds the jobs that killed their worker and wait to be tried again: pure.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
@@ -18,6 +19,7 @@ mod index_set;
 pub(crate) mod machine;
 mod obituary;
 pub(crate) mod queue;
+pub(crate) mod retry;
 mod slot;
 mod start;
 mod stderr;
@@ -41,6 +43,7 @@ use channel::{Harvest, Link, PoolChannel};
 use dispatch::{Dispatch, Request};
 use entry::Completion;
 use machine::{Action, Event, Machine, Policy};
+use retry::Backoff;
 use start::trouble_of;
 use stderr::{StderrReader, Tap};
 
@@ -196,8 +199,15 @@ impl Supervisor {
         });
         let workers = (0..settings.workers).map(|_| None).collect();
         let many = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+        let mut dispatch = Dispatch::new(settings.workers);
+        let (first, max) = settings.retry_backoff;
+        dispatch.retries.backoff = Backoff {
+            first_ns: nanoseconds(first),
+            max_ns: nanoseconds(max),
+            seed: clock::monotonic_ns(),
+        };
         let inner = Arc::new(Inner {
-            dispatch: Mutex::new(Dispatch::new(settings.workers)),
+            dispatch: Mutex::new(dispatch),
             settings,
             image,
             room: Condvar::new(),
@@ -248,7 +258,7 @@ impl Supervisor {
         let due = [
             self.machine.deadline(),
             hangup.map(|at| at + HANGUP_GRACE_NS),
-            self.inner.dispatch().look_at(),
+            self.inner.dispatch().due(),
         ];
         let Some(due) = due.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
@@ -454,7 +464,9 @@ impl Supervisor {
     fn answer_requests(&mut self) {
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
-        let mut completions = dispatch.check_timeouts(clock::monotonic_ns());
+        let now = clock::monotonic_ns();
+        let mut completions = dispatch.check_timeouts(now);
+        dispatch.queue_retries(now);
         for request in std::mem::take(&mut dispatch.requests) {
             if matches!(request, Request::Shutdown(_)) && self.course == Course::Serving {
                 self.course = Course::Ending;

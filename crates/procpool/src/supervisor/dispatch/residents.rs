@@ -66,7 +66,7 @@ impl Dispatch {
             workers: self.residents.iter().flatten().count(),
             idle: self.idle.len(),
             running,
-            queued: self.queue.len() + self.sent - running,
+            queued: self.queue.len() + self.retries.len() + self.sent - running,
             ..self.stats.clone()
         }
     }

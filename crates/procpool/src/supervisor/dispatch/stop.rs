@@ -18,7 +18,10 @@ impl Dispatch {
     pub(crate) fn cancel(&mut self, cell: &Arc<JobCell>) -> Option<Completion> {
         let entry = match Place::of(cell) {
             Place::Nowhere | Place::Cancelled => return None,
-            Place::Queued(sequence) => self.queue.remove(cell.priority, sequence)?,
+            Place::Queued(sequence) => self
+                .queue
+                .remove(cell.priority, sequence)
+                .or_else(|| self.retries.remove(sequence))?,
             Place::Sent(..) => {
                 let (slot, ticket) = self.ticket_of(cell)?;
                 let entry = self.channels[slot].as_mut()?.revoke(ticket)?;
@@ -27,8 +30,7 @@ impl Dispatch {
                 entry
             }
         };
-        let completion = entry.fail_rest(&JobError::Cancelled { started: false });
-        self.count(&completion);
+        let completion = self.end(entry, &JobError::Cancelled { started: false });
         self.use_idle();
         Some(completion)
     }
@@ -83,9 +85,10 @@ impl Dispatch {
 
     // ---- time limits -----------------------------------------------------------------------------
 
-    /// When to call `check_timeouts`.
-    pub(crate) fn look_at(&self) -> Option<u64> {
-        (self.look_at < u64::MAX).then_some(self.look_at)
+    /// When to call `check_timeouts` and `queue_retries`.
+    pub(crate) fn due(&self) -> Option<u64> {
+        let look_at = (self.look_at < u64::MAX).then_some(self.look_at);
+        look_at.into_iter().chain(self.retries.next_due()).min()
     }
 
     /// Begins to stop the jobs whose time is over, unless their results are there already: those are
@@ -148,11 +151,10 @@ impl Dispatch {
                 self.take_back(slot, revoked);
             }
         }
+        self.queue_retries(u64::MAX);
         let mut completions = Vec::new();
         while let Some(entry) = self.queue.pop() {
-            let completion = entry.fail_rest(error);
-            self.count(&completion);
-            completions.push(completion);
+            completions.push(self.end(entry, error));
         }
         completions
     }

@@ -12,6 +12,7 @@ use proptest::sample::Index;
 
 use super::super::entry::{Limits, Payload, WireTarget};
 use super::super::obituary::Obituary;
+use super::super::retry::Backoff;
 use super::super::slot::Slot;
 use super::*;
 use crate::cell::Part;
@@ -69,6 +70,7 @@ struct World {
     dispatch: Dispatch,
     jobs: Vec<Job>,
     workers: Vec<Option<FakeWorker>>,
+    now: u64,
 }
 
 /// What a job of this number is to answer for this element.
@@ -78,11 +80,9 @@ fn value_of(job: usize, element: usize) -> Vec<u8> {
 
 impl World {
     fn new(workers: usize) -> World {
-        World {
-            dispatch: Dispatch::new(workers),
-            jobs: Vec::new(),
-            workers: (0..workers).map(|_| None).collect(),
-        }
+        let mut dispatch = Dispatch::new(workers);
+        dispatch.retries.backoff = Backoff { first_ns: 10, max_ns: 20, seed: 0 };
+        World { dispatch, jobs: Vec::new(), workers: (0..workers).map(|_| None).collect(), now: 0 }
     }
 
     fn submit(&mut self, priority: i32, retries: u32, count: u32) {
@@ -255,7 +255,7 @@ impl World {
             tail: "",
         };
         for next in obituary.settle(channel) {
-            let completion = self.dispatch.settle(next);
+            let completion = self.dispatch.settle(next, self.now);
             self.complete(completion.into_iter().collect());
         }
         self.dispatch.pump();
@@ -289,12 +289,20 @@ impl World {
         }
     }
 
+    /// Time passes.
+    fn wait(&mut self, time: u64) {
+        self.now += time;
+        self.dispatch.queue_retries(self.now);
+        self.dispatch.pump();
+    }
+
     /// Workers come, and do what there is to do.
     fn finish(&mut self) {
         for _ in 0..1000 {
             if self.dispatch.is_drained() {
                 return;
             }
+            self.wait(1);
             for slot in 0..self.workers.len() {
                 if self.workers[slot].as_ref().is_some_and(|w| w.leaving && w.current.is_none()) {
                     self.die(slot);
@@ -381,6 +389,7 @@ enum Step {
     Cancel(Index),
     Abort(Index),
     CancelUnstarted,
+    Wait(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -397,6 +406,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => index().prop_map(Step::Cancel),
         2 => index().prop_map(Step::Abort),
         1 => Just(Step::CancelUnstarted),
+        4 => (0u64..20).prop_map(Step::Wait),
     ]
 }
 
@@ -425,6 +435,7 @@ proptest! {
                 Step::Die(index) => world.die(index.index(workers)),
                 Step::Cancel(index) => world.cancel(index),
                 Step::Abort(index) => world.abort(index),
+                Step::Wait(time) => world.wait(time),
                 Step::CancelUnstarted => {
                     let completions = world.dispatch.cancel_unstarted();
                     world.complete(completions);
@@ -439,4 +450,72 @@ proptest! {
             prop_assert_eq!(job.ends, 1, "job {}", number);
         }
     }
+}
+
+/// A world in which a job has killed its worker and waits to be tried again, ten units from its death.
+fn waiting_for_a_retry() -> World {
+    let mut world = World::new(1);
+    world.start(0);
+    world.ready(0);
+    world.submit(0, 2, 1);
+    world.work(0, true);
+    world.work(0, true);
+    world.die(0);
+    world.start(0);
+    world.ready(0);
+    world
+}
+
+/// Goal: a job that killed its worker waits, as one of those that are queued, and runs again when its wait is
+/// over, not before.
+#[test]
+fn a_retry_waits_in_virtual_time() {
+    let mut world = waiting_for_a_retry();
+    let due = world.dispatch.retries.next_due().unwrap();
+    assert!((5..=10).contains(&due), "half of it at least: {due}");
+    let stats = world.dispatch.stats();
+    assert_eq!((stats.queued, stats.running, stats.idle), (1, 0, 1));
+    assert_eq!(world.dispatch.unstarted(), 1);
+    assert_eq!(world.dispatch.queued(), 0, "no worker is wanted for it now");
+    assert!(!world.dispatch.is_drained());
+    world.wait(due - 1);
+    assert_eq!(world.dispatch.stats().idle, 1);
+    world.wait(1);
+    assert_eq!(world.dispatch.stats().idle, 0, "sent");
+    world.finish();
+    assert_eq!(world.dispatch.stats().finished, 1);
+}
+
+/// Goal: a job that waits to be tried again is cancelled like any that waits, by name and with all others.
+#[test]
+fn a_retry_that_waits_can_be_cancelled() {
+    for all in [false, true] {
+        let mut world = waiting_for_a_retry();
+        let cell = Arc::clone(&world.jobs[0].cell);
+        let completions = match all {
+            true => world.dispatch.cancel_unstarted(),
+            false => world.dispatch.abort(&cell),
+        };
+        assert_eq!(completions.len(), 1);
+        assert!(world.dispatch.is_drained());
+        assert!(world.dispatch.was_cancelled(&cell));
+        assert_eq!((world.dispatch.stats().cancelled, world.dispatch.stats().queued), (1, 0));
+        assert_eq!(world.dispatch.retries.next_due(), None);
+    }
+}
+
+/// Goal: a pool that breaks while a job waits to be tried again ends that job too, with the cause; and one
+/// that was told to abort does not make a job wait that comes back.
+#[test]
+fn a_retry_ends_with_its_pool() {
+    let mut world = waiting_for_a_retry();
+    let completions = world.dispatch.break_down(Error::start("no more"));
+    let [completion] = &completions[..] else { panic!("{} ended", completions.len()) };
+    assert!(matches!(completion.ended.error(), Some(JobError::Broken(_))));
+    let mut world = waiting_for_a_retry();
+    world.wait(10);
+    world.work(0, true);
+    world.dispatch.discard = true;
+    world.die(0);
+    assert_eq!((world.jobs[0].ends, world.dispatch.stats().cancelled), (1, 1));
 }

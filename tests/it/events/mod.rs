@@ -1,0 +1,3 @@
+//! What a pool tells about itself, and what it does again after a death.
+
+mod retry;
