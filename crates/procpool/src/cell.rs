@@ -65,6 +65,23 @@ impl Ended {
         self.result.as_ref().err().map(|error| &**error)
     }
 
+    /// The same; of a chunk, how each element did that ended without a value.
+    pub(crate) fn errors(&self) -> impl Iterator<Item = &JobError> {
+        let parts = match &self.result {
+            Ok(Value::Parts(parts)) => parts.as_slice(),
+            _ => &[],
+        };
+        let failed = parts.iter().filter_map(|part| match part {
+            Part::Failed(error) => Some(error),
+            Part::Recorded { .. } => None,
+        });
+        self.error().into_iter().chain(failed)
+    }
+
+    pub(crate) fn report(&self) -> &Report {
+        &self.report
+    }
+
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self.error(), Some(JobError::Cancelled { .. }))
     }

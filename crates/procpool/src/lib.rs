@@ -80,6 +80,7 @@ mod cell;
 mod completion;
 mod context;
 mod error;
+pub mod events;
 pub mod executor;
 mod future;
 mod init;

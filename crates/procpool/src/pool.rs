@@ -15,6 +15,7 @@ use crate::executor::{
     Backend, Call, Callee, Control, Data, Executor, JsonCall, Options, Promise, Rejected,
     Rejection, WhenFull,
 };
+use crate::events::Events;
 use crate::future::JobFuture;
 use crate::init;
 use crate::job::{Job, submit_call};
@@ -22,8 +23,8 @@ use crate::job_error::JobError;
 use crate::map::Map;
 use crate::report::{Progress, Report, Stats, WorkerInfo};
 use crate::supervisor::dispatch::{Admission, Dispatch, Request};
-use crate::supervisor::entry::{Entry, Limits, Payload, WireTarget};
-use crate::supervisor::{Inner, Supervisor, complete_here};
+use crate::supervisor::entry::{Completion, Entry, Limits, Payload, WireTarget};
+use crate::supervisor::{Inner, Supervisor};
 use crate::task::TaskInfo;
 use crate::worker::TASK_LIST;
 
@@ -70,6 +71,7 @@ impl ProcessPool {
         fork::watch().map_err(|error| Error::system("cannot watch for forks", error))?;
         let supervisor = Supervisor::prepare(settings, image)?;
         let inner = Arc::clone(supervisor.inner());
+        inner.hub.log_started(inner.settings.workers);
         let thread = thread::Builder::new()
             .name("procpool".into())
             .spawn(move || supervisor.run())
@@ -149,6 +151,11 @@ impl ProcessPool {
     /// The workers at this moment, by index.
     pub fn workers(&self) -> Vec<WorkerInfo> {
         if fork::is_child() { Vec::new() } else { self.core.0.dispatch().workers() }
+    }
+
+    /// What happens in the pool, from now on. See [`events`](crate::events).
+    pub fn events(&self) -> Events {
+        self.core.0.hub.events()
     }
 
     /// Starts all workers now and waits until they are ready.
@@ -326,7 +333,7 @@ impl Backend for PoolCore {
             }
         };
         self.admit(when_full)?.count_early(&result);
-        cell.complete(Ended::new(result, Report::default())).run();
+        self.0.complete_here(vec![Completion { cell, ended: Ended::new(result, Report::default()) }]);
         Ok(())
     }
 
@@ -345,11 +352,15 @@ impl Backend for PoolCore {
 
 impl PoolCore {
     fn enter(&self, entry: Entry, when_full: WhenFull) -> Result<(), Rejection> {
+        let accepted = self.0.hub.logs_jobs().then(|| Arc::clone(&entry.cell));
         let mut dispatch = self.admit(when_full)?;
         let wake = dispatch.accept(entry);
         drop(dispatch);
         if wake {
             self.0.wake();
+        }
+        if let Some(cell) = accepted {
+            self.0.hub.log_accepted(&cell);
         }
         Ok(())
     }
@@ -375,7 +386,7 @@ impl Control for Inner {
         };
         match completion {
             Some(completion) => {
-                complete_here(vec![completion]);
+                self.complete_here(vec![completion]);
                 true
             }
             None if cancelled => {

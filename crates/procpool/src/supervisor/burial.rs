@@ -1,6 +1,7 @@
 //! A worker's end: its last results are read, its process is reaped, its jobs are settled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use procpool_sys::clock;
 use procpool_sys::spawn::Exit;
@@ -10,6 +11,7 @@ use super::machine::Event;
 use super::obituary::{Obituary, start_cause, status_of};
 use super::slot::{Slot, Stage};
 use super::{Course, Supervisor, Worker};
+use crate::events::{self, WorkerEnd};
 
 impl Supervisor {
     /// A worker's process has ended: reads its last results, learns how it ended, settles its jobs.
@@ -45,7 +47,7 @@ impl Supervisor {
             }
         }
         self.handle_events();
-        let Some(Worker { process, tap, .. }) = self.workers[slot].take() else {
+        let Some(Worker { process, tap, started_ns, .. }) = self.workers[slot].take() else {
             return;
         };
         let pid = process.id();
@@ -62,7 +64,9 @@ impl Supervisor {
             _ => false,
         };
         let mut fault = None;
+        let mut job = None;
         if let Some(channel) = dispatch.remove_worker(slot) {
+            job = channel.running().map(|(_, entry, ..)| entry.cell.id);
             fault = channel.fault.clone();
             if !planned {
                 dispatch.count_death();
@@ -79,10 +83,24 @@ impl Supervisor {
                 completions.extend(dispatch.settle(next, clock::monotonic_ns()));
             }
         }
+        let lived = Duration::from_nanos(clock::monotonic_ns().saturating_sub(started_ns));
+        let (end, status) = (worker_end(state), status_of(exit));
+        self.notes.add(events::Event::WorkerEnded { worker: slot, pid, end, status, job, lived });
         dispatch.pump();
         self.after_dispatch(&mut dispatch);
         drop(dispatch);
-        self.inner.complete(completions);
+        self.complete(completions);
         self.events.push(Event::Exited(slot, start_cause(slot, pid, exit, fault, &tail)));
+    }
+}
+
+/// Whether the end of a worker in this state was the pool's doing.
+fn worker_end(state: Slot) -> WorkerEnd {
+    match state {
+        Slot::Stopping(Stage::Leaving { .. }) => WorkerEnd::Retired,
+        Slot::Stopping(Stage::Terminated { .. } | Stage::Killed) => WorkerEnd::Killed,
+        Slot::Empty | Slot::Starting { .. } | Slot::Serving | Slot::Stopping(Stage::Asked { .. }) => {
+            WorkerEnd::Died
+        }
     }
 }

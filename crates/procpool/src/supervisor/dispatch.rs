@@ -21,6 +21,7 @@ use super::retry::Retries;
 use crate::Error;
 use crate::builder::Shutdown;
 use crate::cell::{JobCell, Value};
+use crate::events::Event;
 use crate::job_error::JobError;
 use crate::report::{Progress, Stats};
 
@@ -90,6 +91,8 @@ pub(crate) struct Dispatch {
     discard: bool,
     stats: Stats,
     pub(crate) requests: Vec<Request>,
+    /// What has happened here and is to be told once the lock is not held.
+    pub(crate) notes: Vec<Event>,
     /// Threads that wait for room in the queue.
     pub(crate) blocked: usize,
 }
@@ -153,6 +156,7 @@ impl Dispatch {
             discard: false,
             stats: Stats::default(),
             requests: Vec::new(),
+            notes: Vec::new(),
             blocked: 0,
         }
     }
@@ -470,9 +474,11 @@ impl Dispatch {
     fn retry(&mut self, entry: Entry, now: u64) -> Option<Completion> {
         let retry = entry.attempt() - 1;
         let wait = self.retries.backoff.wait_ns(entry.cell.id.number(), retry);
-        if wait == 0 || self.refusal().is_some() {
+        if self.refusal().is_some() {
             return self.requeue(entry);
         }
+        let (job, attempt) = (entry.cell.id, entry.attempt());
+        self.notes.push(Event::JobRetry { job, attempt, wait: Duration::from_nanos(wait) });
         Place::Queued(entry.sequence).note(&entry.cell);
         self.retries.insert(entry.sequence, now.saturating_add(wait), entry);
         None

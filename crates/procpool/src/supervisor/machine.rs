@@ -85,6 +85,12 @@ pub(crate) enum Action {
     Kill(usize),
     /// The worker takes jobs again.
     Resume(usize),
+    /// Nothing to do, but to tell: a worker was not started, why, and when the next one may be.
+    StartFailed {
+        slot: usize,
+        cause: String,
+        retry_at: Option<u64>,
+    },
     /// No worker can be started: the first cause.
     Break(String),
     /// Nothing is left and nothing will come.
@@ -151,8 +157,8 @@ impl Machine {
                 let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
                 if let Slot::Starting { give_up_at } = before {
                     match trouble {
-                        Trouble::Shortage => self.shortage(give_up_at, cause, now, out),
-                        Trouble::Lasting => self.start_death(give_up_at, cause, now, out),
+                        Trouble::Shortage => self.shortage(slot, give_up_at, cause, now, out),
+                        Trouble::Lasting => self.start_death(slot, give_up_at, cause, now, out),
                     }
                 }
             }
@@ -173,14 +179,14 @@ impl Machine {
             Event::StartFailed(slot, cause) => {
                 if let Slot::Starting { give_up_at } = self.slots[slot] {
                     self.kill(slot, out);
-                    self.start_death(give_up_at, cause, now, out);
+                    self.start_death(slot, give_up_at, cause, now, out);
                 }
             }
             Event::Exited(slot, cause) => {
                 let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
                 match before {
                     Slot::Starting { give_up_at } => {
-                        self.start_death(give_up_at, cause, now, out);
+                        self.start_death(slot, give_up_at, cause, now, out);
                     }
                     // Nobody told it to go: the pool shall be as strong as it was.
                     Slot::Serving => self.demand = self.demand.max(self.starting() + 1),
@@ -278,7 +284,14 @@ impl Machine {
         }
     }
 
-    fn start_death(&mut self, give_up_at: u64, cause: String, now: u64, out: &mut Vec<Action>) {
+    fn start_death(
+        &mut self,
+        slot: usize,
+        give_up_at: u64,
+        cause: String,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
         // Neither the time that a start takes counts, nor our own back-off. Otherwise starts that fail
         // slower than the window would be tried for ever, and the jobs that wait for them would never end.
         let began = give_up_at.saturating_sub(self.policy.start_timeout_ns);
@@ -294,32 +307,46 @@ impl Machine {
             self.start_deaths.pop_front();
         }
         if self.start_deaths.is_empty() {
-            self.first_cause = Some(cause);
+            self.first_cause = Some(cause.clone());
         }
         self.short_since = None;
         self.start_deaths.push_back(now);
         let deaths = self.start_deaths.len() as u32;
         self.back_off(deaths - 1, now);
-        if deaths >= self.policy.restart_limit {
-            self.break_down(out);
-        }
+        self.fail_start(slot, cause, deaths >= self.policy.restart_limit, out);
     }
 
     /// The system cannot start a worker now. Nobody died of it, so it has no part in the restart limit;
     /// but a pool without any worker cannot wait for ever.
-    fn shortage(&mut self, give_up_at: u64, cause: String, now: u64, out: &mut Vec<Action>) {
+    fn shortage(
+        &mut self,
+        slot: usize,
+        give_up_at: u64,
+        cause: String,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
         // The time in which no worker was wanted does not count: nobody knows that it was short then.
         let began = give_up_at.saturating_sub(self.policy.start_timeout_ns);
         let idle = began.saturating_sub(self.not_before);
         let since = self.short_since.unwrap_or(now).saturating_add(idle).min(now);
         self.short_since = Some(since);
-        self.first_cause.get_or_insert(cause);
+        self.first_cause.get_or_insert_with(|| cause.clone());
         let short_for = now.saturating_sub(since);
         // Waits as long again as it has waited so far, within bounds.
         self.not_before = now + short_for.clamp(BACKOFF_FIRST_NS, BACKOFF_MAX_NS);
-        if short_for >= self.policy.start_timeout_ns {
+        self.fail_start(slot, cause, short_for >= self.policy.start_timeout_ns, out);
+    }
+
+    /// Tells of a failed start, and gives up if that was too much.
+    fn fail_start(&mut self, slot: usize, cause: String, too_much: bool, out: &mut Vec<Action>) {
+        let at = out.len();
+        if too_much {
             self.break_down(out);
         }
+        let retry_at = (self.life == Life::Open).then_some(self.not_before);
+        // Before what follows from it.
+        out.insert(at, Action::StartFailed { slot, cause, retry_at });
     }
 
     fn back_off(&mut self, doublings: u32, now: u64) {
@@ -380,6 +407,7 @@ impl Machine {
                     self.kill(slot, out);
                     let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                     self.start_death(
+                        slot,
                         give_up_at,
                         format!("a worker was not ready after {timeout:?} (start_timeout)"),
                         now,

@@ -6,6 +6,7 @@
 //! * [`retry`] holds the jobs that killed their worker and wait to be tried again: pure.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out.
+//! * [`notes`] is what all of them have to tell of, for receivers and logs.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
 //!
 //! README.md beside this file draws the states and tells the races.
@@ -17,6 +18,7 @@ pub(crate) mod dispatch;
 pub(crate) mod entry;
 mod index_set;
 pub(crate) mod machine;
+mod notes;
 mod obituary;
 pub(crate) mod queue;
 pub(crate) mod retry;
@@ -38,11 +40,13 @@ use procpool_wire::frame::FrameKind;
 use crate::Error;
 use crate::builder::{Settings, Shutdown};
 use crate::cell::Callbacks;
+use crate::events::{self, Hub, StopStage};
 use callbacks::CallbackThreads;
 use channel::{Harvest, Link, PoolChannel};
 use dispatch::{Dispatch, Request};
 use entry::Completion;
 use machine::{Action, Event, Machine, Policy};
+use notes::Notes;
 use retry::Backoff;
 use start::trouble_of;
 use stderr::{StderrReader, Tap};
@@ -73,6 +77,8 @@ pub(crate) struct Inner {
     ended: Mutex<bool>,
     ended_changed: Condvar,
     pub(crate) callbacks: CallbackThreads,
+    /// Where what happens is told.
+    pub(crate) hub: Arc<Hub>,
 }
 
 impl Inner {
@@ -108,13 +114,14 @@ impl Inner {
             self.callbacks.run(cell.complete(ended));
         }
     }
-}
 
-/// Tells jobs' cells that they have ended, on a caller's thread; callbacks run on it.
-pub(crate) fn complete_here(completions: Vec<Completion>) {
-    let callbacks: Vec<Callbacks> =
-        completions.into_iter().map(|Completion { cell, ended }| cell.complete(ended)).collect();
-    callbacks.into_iter().for_each(Callbacks::run);
+    /// The same on a caller's thread; callbacks run on it.
+    pub(crate) fn complete_here(&self, completions: Vec<Completion>) {
+        self.hub.tell_ends(&completions);
+        let callbacks: Vec<Callbacks> =
+            completions.into_iter().map(|Completion { cell, ended }| cell.complete(ended)).collect();
+        callbacks.into_iter().for_each(Callbacks::run);
+    }
 }
 
 /// A worker process, as the supervisor's thread keeps it.
@@ -125,6 +132,7 @@ struct Worker {
     hung_up_at: Option<u64>,
     /// What epoll was told.
     writing: bool,
+    started_ns: u64,
 }
 
 pub(crate) struct Supervisor {
@@ -137,6 +145,7 @@ pub(crate) struct Supervisor {
     hot: Vec<usize>,
     buffer: Vec<u8>,
     events: Vec<Event>,
+    notes: Notes,
     /// The demand that the core was last told of.
     demanded: usize,
     course: Course,
@@ -217,7 +226,9 @@ impl Supervisor {
             ended: Mutex::new(false),
             ended_changed: Condvar::new(),
             callbacks: CallbackThreads::default(),
+            hub: Hub::new(),
         });
+        let notes = Notes::new(Arc::clone(&inner.hub));
         Ok(Supervisor {
             inner,
             machine,
@@ -227,6 +238,7 @@ impl Supervisor {
             hot: Vec::new(),
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
+            notes,
             demanded: 0,
             course: Course::Serving,
             spin_ns: if many { SPIN_NS } else { 0 },
@@ -247,6 +259,7 @@ impl Supervisor {
         let inner = Arc::clone(&self.inner);
         // The reader of standard error ends before anyone is told that the pool has.
         drop(self);
+        inner.hub.end();
         inner.changed.notify_all();
         inner.room.notify_all();
         inner.set_ended();
@@ -331,7 +344,7 @@ impl Supervisor {
             self.after_dispatch(&mut dispatch);
         }
         drop(dispatch);
-        self.inner.complete(completions);
+        self.complete(completions);
         self.handle_events();
         any
     }
@@ -363,6 +376,7 @@ impl Supervisor {
             self.demanded = waiting;
             self.events.push(Event::Demand(waiting));
         }
+        self.notes.append(&mut dispatch.notes);
         for request in std::mem::take(&mut dispatch.requests) {
             match request {
                 Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
@@ -427,7 +441,7 @@ impl Supervisor {
         dispatch.pump();
         self.after_dispatch(&mut dispatch);
         drop(dispatch);
-        self.inner.complete(completions);
+        self.complete(completions);
         if !self.hot.contains(&slot) {
             self.hot.push(slot);
         }
@@ -468,8 +482,11 @@ impl Supervisor {
         let mut completions = dispatch.check_timeouts(now);
         dispatch.queue_retries(now);
         for request in std::mem::take(&mut dispatch.requests) {
-            if matches!(request, Request::Shutdown(_)) && self.course == Course::Serving {
-                self.course = Course::Ending;
+            if let Request::Shutdown(how) = request {
+                self.notes.add(events::Event::PoolStopping { how });
+                if self.course == Course::Serving {
+                    self.course = Course::Ending;
+                }
             }
             match request {
                 Request::WarmUp => self.events.push(Event::WarmUp),
@@ -492,7 +509,7 @@ impl Supervisor {
         dispatch.pump();
         self.after_dispatch(&mut dispatch);
         drop(dispatch);
-        self.inner.complete(completions);
+        self.complete(completions);
     }
 
     fn handle_events(&mut self) {
@@ -505,6 +522,7 @@ impl Supervisor {
                 self.act(action);
             }
         }
+        self.notes.tell();
     }
 
     fn act(&mut self, action: Action) {
@@ -516,6 +534,7 @@ impl Supervisor {
                 }
             }
             Action::Bye(slot) => {
+                self.note_stop(slot, StopStage::Leave, None);
                 let mut dispatch = self.inner.dispatch();
                 dispatch.close_intake(slot);
                 if let Some(channel) = dispatch.channel_mut(slot) {
@@ -524,12 +543,17 @@ impl Supervisor {
                 dispatch.pump();
             }
             Action::Terminate(slot) => {
+                self.note_stop(slot, StopStage::Terminate, None);
                 if let Some(worker) = &self.workers[slot] {
                     worker.process.terminate_group();
                 }
             }
             Action::Kill(slot) => {
-                self.inner.dispatch().close_intake(slot);
+                let mut dispatch = self.inner.dispatch();
+                dispatch.close_intake(slot);
+                let fault = dispatch.channel(slot).and_then(|channel| channel.fault.clone());
+                drop(dispatch);
+                self.note_stop(slot, StopStage::Kill, fault);
                 if let Some(worker) = &self.workers[slot] {
                     worker.process.kill_group();
                 }
@@ -542,12 +566,17 @@ impl Supervisor {
             Action::Break(cause) => {
                 let inner = Arc::clone(&self.inner);
                 let mut dispatch = inner.dispatch();
-                let completions = dispatch.break_down(Error::start(cause));
+                let error = Error::start(cause);
+                self.notes.add(events::Event::PoolBroken { error: error.clone() });
+                let completions = dispatch.break_down(error);
                 self.after_dispatch(&mut dispatch);
                 drop(dispatch);
-                self.inner.complete(completions);
+                self.complete(completions);
                 self.inner.changed.notify_all();
                 self.inner.room.notify_all();
+            }
+            Action::StartFailed { slot, cause, retry_at } => {
+                self.note_failed_start(slot, cause, retry_at);
             }
             Action::Finished => self.course = Course::Finished,
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use nix::libc;
 use nix::sys::epoll::EpollFlags;
 use procpool_sys::spawn::{self, Program};
-use procpool_sys::{channel as sockets, mapping};
+use procpool_sys::{channel as sockets, clock, mapping};
 use procpool_wire::block::BLOCK_WORDS;
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
@@ -22,6 +22,7 @@ use super::machine::{Event, Trouble};
 use super::slot::Slot;
 use super::stderr::Tap;
 use super::{Supervisor, Token, Worker};
+use crate::events;
 
 impl Supervisor {
     pub(super) fn spawn(&mut self, slot: usize) -> io::Result<()> {
@@ -56,7 +57,11 @@ impl Supervisor {
         self.epoll.add(channel.fd(), Token::Channel(slot).event(flags))?;
         self.epoll.add(process.pidfd(), Token::Process(slot).event(EpollFlags::EPOLLIN))?;
         let tap = Arc::clone(tap);
-        self.workers[slot] = Some(Worker { process, tap, hung_up_at: None, writing: false });
+        let pid = process.id();
+        let started_ns = clock::monotonic_ns();
+        let worker = Worker { process, tap, hung_up_at: None, writing: false, started_ns };
+        self.workers[slot] = Some(worker);
+        self.notes.add(events::Event::WorkerStarting { worker: slot, pid });
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
         dispatch.add_worker(channel);
@@ -99,6 +104,7 @@ impl Supervisor {
             FrameKind::Ready if is_starting => {
                 self.inner.dispatch().ready(slot);
                 self.events.push(Event::Ready(slot));
+                self.note_ready(slot);
                 self.inner.changed.notify_all();
             }
             FrameKind::StartFailed if is_starting => {

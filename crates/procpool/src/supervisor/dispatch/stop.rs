@@ -7,6 +7,7 @@ use procpool_wire::block::Ticket;
 use super::{Admission, Dispatch, Place, Request};
 use crate::Error;
 use crate::cell::JobCell;
+use crate::events::{Event, StopCause};
 use crate::job_error::JobError;
 use crate::supervisor::channel::{Intake, PoolChannel};
 use crate::supervisor::entry::{Completion, StopReason};
@@ -68,7 +69,13 @@ impl Dispatch {
         //   3. SIGTERM, which is for the process, kills job 9, which has done nothing.
         let revoked = channel.revoke_last(usize::MAX);
         let manner = match channel.running() {
-            Some((running, _, _, black_box)) if running == ticket => {
+            Some((running, entry, _, black_box)) if running == ticket => {
+                let (job, pid) = (entry.cell.id, channel.pid);
+                let cause = match reason {
+                    StopReason::Abort => StopCause::Abort,
+                    StopReason::Timeout(limit) => StopCause::Timeout(limit),
+                };
+                self.notes.push(Event::JobStopping { job, worker: slot, pid, cause });
                 Some(if black_box.cooperative { Manner::Cooperative } else { Manner::Plain })
             }
             // Its result has been published, or announced, and wins.

@@ -32,6 +32,8 @@ struct World {
     refusals: usize,
     /// Why.
     trouble: Trouble,
+    /// Of the starts that were told to have failed: when the next one may be.
+    told: Vec<Option<u64>>,
     /// What was done, newest last.
     done: Vec<Action>,
 }
@@ -49,6 +51,7 @@ impl World {
             finished: false,
             refusals: 0,
             trouble: Trouble::Lasting,
+            told: Vec::new(),
             done: Vec::new(),
         }
     }
@@ -67,7 +70,9 @@ impl World {
         loop {
             for action in actions {
                 self.act(&action);
-                self.done.push(action);
+                if !matches!(action, Action::StartFailed { .. }) {
+                    self.done.push(action);
+                }
             }
             if self.refused.is_empty() {
                 return;
@@ -114,6 +119,7 @@ impl World {
                 let process = self.process(*slot);
                 assert!(process.ready && !process.told_to_leave && !process.killed);
             }
+            Action::StartFailed { retry_at, .. } => self.told.push(*retry_at),
             Action::Break(cause) => {
                 assert!(self.broken.is_none(), "the pool breaks once");
                 for slot in 0..self.processes.len() {

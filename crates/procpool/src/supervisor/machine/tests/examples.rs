@@ -59,6 +59,8 @@ fn deaths_at_the_start_break_the_pool_with_the_first_cause() {
     }
     assert_eq!(world.broken.as_deref(), Some("the first cause"));
     assert_eq!(world.spawns, 3);
+    let waits = [SECOND + BACKOFF_FIRST_NS, SECOND + 3 * BACKOFF_FIRST_NS];
+    assert_eq!(world.told, [Some(waits[0]), Some(waits[1]), None], "each is told, with its pause");
     world.event(Event::Demand(5));
     assert_eq!(world.spawns, 3, "a broken pool starts nothing");
 }
