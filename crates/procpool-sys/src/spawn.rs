@@ -1,20 +1,25 @@
 //! Starting workers and ending them: the pool's side of a child process.
 //!
 //! A child is started by `posix_spawn` (the path that `Command` takes as long as no closure runs between
-//! fork and exec), so nothing of ours runs in a forked copy of a threaded program. Its control channel is
-//! its standard input until [`worker::enter`](crate::worker::enter) moves it away.
+//! fork and exec), or inside a cgroup by a call of the same shape ([`born`]), so nothing but a few system
+//! calls runs in a copy of a threaded program. Its control channel is its standard input until
+//! [`worker::enter`](crate::worker::enter) moves it away.
 
+mod born;
+
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::image::Image;
+use born::{Failure, Plan};
 
 /// The variable that tells a process that it is a worker. Removed before any user code runs.
 pub const WORKER_VARIABLE: &str = "PROCPOOL_WORKER";
@@ -52,7 +57,7 @@ pub enum Exit {
 /// id stays its own; dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    id: u32,
     pidfd: OwnedFd,
     state: State,
 }
@@ -63,11 +68,76 @@ enum State {
     Reaped,
 }
 
-/// Starts `program` as a worker with `control` as its control channel.
+/// Where a process began its life.
+#[derive(Debug)]
+pub enum Birth {
+    /// In the cgroup that was given: nothing of it can be outside.
+    InCgroup,
+    /// In this process's cgroup. If another was given, why not there.
+    InHostCgroup(Option<io::Error>),
+}
+
+/// Starts `program` as a worker with `control` as its control channel, in the cgroup (version 2) whose
+/// directory is given, if that can be; [`Birth`] tells.
 ///
 /// Call it from a thread that lives as long as the worker shall: the parent-death signal follows the
 /// thread, not the process (PR_SET_PDEATHSIG(2const)).
 pub fn spawn(
+    program: &Program<'_>,
+    name: &OsStr,
+    environment: &Environment,
+    control: OwnedFd,
+    stderr: OwnedFd,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<(Process, Birth)> {
+    let Some(cgroup) = cgroup else {
+        let process = spawn_outside(program, name, environment, control, stderr)?;
+        return Ok((process, Birth::InHostCgroup(None)));
+    };
+    let (path, stdout) = match program {
+        Program::SameImage(image) => (PathBuf::from(image.path()), None),
+        // Without a slash the program is looked for in PATH, which `Command` does.
+        Program::Other(path) if !path.as_os_str().as_encoded_bytes().contains(&b'/') => {
+            let process = spawn_outside(program, name, environment, control, stderr)?;
+            return Ok((process, Birth::InHostCgroup(None)));
+        }
+        Program::Other(path) => {
+            let null = std::fs::File::options().write(true).open("/dev/null")?;
+            (path.clone(), Some(null.into()))
+        }
+    };
+    // Kept for a second try: the plan takes descriptors of its own.
+    let streams = [Some(control.try_clone()?), stdout, Some(stderr.try_clone()?)];
+    let plan = Plan::new(path.into(), vec![name.to_owned()], variables(environment), streams)?;
+    match plan.start_in(cgroup) {
+        Ok((id, pidfd)) => Ok((Process { id, pidfd, state: State::Unreaped }, Birth::InCgroup)),
+        Err(Failure::Start(error)) => Err(error),
+        // The system is short of something: another call would find it just so.
+        Err(Failure::Clone(error))
+            if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE)) =>
+        {
+            Err(error)
+        }
+        Err(Failure::Clone(error)) => {
+            let process = spawn_outside(program, name, environment, control, stderr)?;
+            Ok((process, Birth::InHostCgroup(Some(error))))
+        }
+    }
+}
+
+/// The environment of a worker, whole.
+fn variables(environment: &Environment) -> BTreeMap<OsString, OsString> {
+    let mut variables = BTreeMap::new();
+    if !environment.clear {
+        variables.extend(std::env::vars_os());
+    }
+    variables.extend(environment.set.iter().cloned());
+    variables.insert(WORKER_VARIABLE.into(), "1".into());
+    variables
+}
+
+/// Starts a program in this process's cgroup.
+fn spawn_outside(
     program: &Program<'_>,
     name: &OsStr,
     environment: &Environment,
@@ -93,7 +163,8 @@ pub fn spawn(
     #[expect(clippy::disallowed_methods, reason = "this is the one place that starts workers")]
     let mut child = command.spawn()?;
     match pidfd_open(child.id()) {
-        Ok(pidfd) => Ok(Process { child, pidfd, state: State::Unreaped }),
+        // A `Child` that is dropped leaves its process alone: from here on it is ours to reap.
+        Ok(pidfd) => Ok(Process { id: child.id(), pidfd, state: State::Unreaped }),
         Err(error) => {
             // Errors of these two mean that it is gone already, which is what is wanted.
             let _ = child.kill();
@@ -117,7 +188,7 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 impl Process {
     /// The process id; that of its group as well.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.id
     }
 
     /// Readable once the process has ended.
@@ -141,7 +212,7 @@ impl Process {
         // The id is still ours: the leader is unreaped until `reap`, and a group id is not reused while
         // its leader's process id is taken. An error means that nobody is left in the group.
         if self.state == State::Unreaped {
-            let _ = killpg(Pid::from_raw(self.child.id() as i32), signal);
+            let _ = killpg(Pid::from_raw(self.id as i32), signal);
         }
     }
 
@@ -185,8 +256,21 @@ impl Process {
         if self.state == State::Unreaped {
             self.kill_group();
             self.state = State::Reaped;
-            // An error means that somebody else has reaped it.
-            let _ = self.child.wait();
+            reap_by(&self.pidfd);
+        }
+    }
+}
+
+/// Waits for the end of a child of ours and reaps it.
+fn reap_by(pidfd: &OwnedFd) {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let fd = pidfd.as_raw_fd() as libc::id_t;
+    loop {
+        // SAFETY: `info` is a valid place for one siginfo_t, and the descriptor is ours.
+        let result = unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), libc::WEXITED) };
+        // Any other error means that somebody else has reaped it.
+        if result == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
         }
     }
 }
@@ -208,12 +292,19 @@ mod tests {
     use crate::channel;
 
     fn start(program: &str) -> (Process, UnixStream) {
+        let (process, birth, control) = start_in(program, None);
+        assert!(matches!(birth, Birth::InHostCgroup(None)));
+        (process, control)
+    }
+
+    fn start_in(program: &str, cgroup: Option<BorrowedFd<'_>>) -> (Process, Birth, UnixStream) {
         let (ours, theirs) = channel::pair().unwrap();
         let stderr = std::fs::File::open("/dev/null").unwrap().into();
         let program = Program::Other(program.into());
         let environment = Environment::default();
-        let process = spawn(&program, OsStr::new("test"), &environment, theirs, stderr).unwrap();
-        (process, ours.into())
+        let (process, birth) =
+            spawn(&program, OsStr::new("test"), &environment, theirs, stderr, cgroup).unwrap();
+        (process, birth, ours.into())
     }
 
     fn wait(process: &Process) -> Exit {
@@ -259,8 +350,104 @@ mod tests {
         let (_ours, theirs) = channel::pair().unwrap();
         let stderr = std::fs::File::open("/dev/null").unwrap().into();
         let program = Program::Other("/no/such/program".into());
-        let error =
-            spawn(&program, OsStr::new("x"), &Environment::default(), theirs, stderr).unwrap_err();
+        let error = spawn(&program, OsStr::new("x"), &Environment::default(), theirs, stderr, None)
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    /// A version 2 cgroup for a test, if this machine allows one.
+    struct TestCgroup(PathBuf);
+
+    impl TestCgroup {
+        fn new(name: &str) -> Option<TestCgroup> {
+            let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+                .into_iter()
+                .find(|root| PathBuf::from(root).join("cgroup.subtree_control").exists())?;
+            let path = PathBuf::from(root).join(format!("{name}-{}", std::process::id()));
+            std::fs::create_dir(&path).ok()?;
+            Some(TestCgroup(path))
+        }
+
+        fn open(&self) -> OwnedFd {
+            std::fs::File::open(&self.0).unwrap().into()
+        }
+    }
+
+    impl Drop for TestCgroup {
+        fn drop(&mut self) {
+            std::fs::remove_dir(&self.0).unwrap();
+        }
+    }
+
+    /// Goal: a worker never runs a single instruction outside of its cgroup, and is otherwise as any other:
+    /// streams, group, signal mask, name, environment, exit code.
+    /// Method: a shell that looks around and says what it sees.
+    #[test]
+    fn a_child_is_born_in_its_cgroup_and_else_as_any_other() {
+        let Some(cgroup) = TestCgroup::new("procpool-sys-born") else {
+            eprintln!("skipped: no cgroup can be made here");
+            return;
+        };
+        let dir = cgroup.open();
+        let (process, birth, _control) = start_in("/bin/true", Some(dir.as_fd()));
+        assert!(matches!(birth, Birth::InCgroup), "{birth:?}");
+        assert_eq!(wait(&process), Exit::Code(0));
+        process.reap();
+
+        let (process, birth, mut control) = start_in("/bin/cat", Some(dir.as_fd()));
+        assert!(matches!(birth, Birth::InCgroup), "{birth:?}");
+        let proc =
+            |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", process.id())).unwrap();
+        let name = cgroup.0.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(proc("cgroup").contains(&name), "{}", proc("cgroup"));
+        assert_eq!(proc("cmdline"), "test\0");
+        assert!(proc("environ").contains("PROCPOOL_WORKER=1\0"));
+        let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let mask = |status: &str| {
+            status.lines().find(|line| line.starts_with("SigBlk")).unwrap().to_owned()
+        };
+        assert_eq!(mask(&proc("status")), mask(&own));
+        assert_eq!(proc("stat").split_whitespace().nth(4).unwrap(), process.id().to_string());
+        for (fd, target) in [(1, "/dev/null"), (2, "/dev/null")] {
+            let link = std::fs::read_link(format!("/proc/{}/fd/{fd}", process.id())).unwrap();
+            assert_eq!(link, PathBuf::from(target));
+        }
+        control.write_all(b"x").unwrap();
+        process.terminate_group();
+        assert_eq!(wait(&process), Exit::Signal(libc::SIGTERM, false));
+        process.reap();
+    }
+
+    /// Goal: an error of the exec comes back from the child, which is reaped; this thread's signal mask and
+    /// stack are as they were.
+    #[test]
+    fn a_program_that_cannot_be_executed_in_a_cgroup_is_an_error() {
+        let Some(cgroup) = TestCgroup::new("procpool-sys-unborn") else {
+            eprintln!("skipped: no cgroup can be made here");
+            return;
+        };
+        let dir = cgroup.open();
+        for (path, expected) in [("/no/such/program", libc::ENOENT), ("/dev/null", libc::EACCES)] {
+            let (_ours, theirs) = channel::pair().unwrap();
+            let stderr = std::fs::File::open("/dev/null").unwrap().into();
+            let program = Program::Other(path.into());
+            let environment = Environment::default();
+            let name = OsStr::new("x");
+            let error =
+                spawn(&program, name, &environment, theirs, stderr, Some(dir.as_fd())).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(expected));
+        }
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
+    }
+
+    /// Goal: where the kernel refuses the birth, the worker is started all the same, and it is told why it
+    /// is not in the cgroup.
+    #[test]
+    fn a_child_that_cannot_be_born_in_a_cgroup_is_started_outside() {
+        let no_cgroup = std::fs::File::open("/proc/self").unwrap();
+        let (process, birth, _control) = start_in("/bin/true", Some(no_cgroup.as_fd()));
+        assert!(matches!(birth, Birth::InHostCgroup(Some(_))), "{birth:?}");
+        assert_eq!(wait(&process), Exit::Code(0));
     }
 }

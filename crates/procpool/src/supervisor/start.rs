@@ -41,7 +41,8 @@ impl Supervisor {
             None => Program::SameImage(self.inner.image),
         };
         let name = worker_name(slot, &program);
-        let process = spawn::spawn(&program, &name, &settings.environment, theirs, stderr)?;
+        let (process, _) =
+            spawn::spawn(&program, &name, &settings.environment, theirs, stderr, None)?;
         let mut channel =
             PoolChannel::new(slot, process.id(), memory, ours, settings.max_jobs_per_worker);
         let stdout = io::stdout();
