@@ -22,6 +22,7 @@ mod examples;
 mod faults;
 mod held_up;
 mod life;
+mod limits;
 mod pool;
 mod reentrant;
 mod tasks;

@@ -9,6 +9,7 @@ pub mod channel;
 pub mod clock;
 pub mod fork;
 pub mod image;
+pub mod limits;
 pub mod mapping;
 pub mod spawn;
 pub mod stack;

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::WorkerLimits;
+
 /// What a function is called by between processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
@@ -54,6 +56,8 @@ pub struct Setup {
     pub initializer: Option<(Target, Vec<u8>)>,
     /// The working directory to enter.
     pub current_dir: Option<Vec<u8>>,
+    /// What the worker holds itself to.
+    pub limits: WorkerLimits,
 }
 
 /// Why a worker cannot start.

@@ -1,5 +1,7 @@
 //! [`ProcessPoolBuilder`] and the settings it makes.
 
+mod limits;
+
 use std::any::type_name;
 use std::ffi::OsString;
 use std::fmt;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use procpool_sys::image::Function;
 use procpool_sys::spawn::Environment;
 use procpool_wire::elements;
+use procpool_wire::limits::WorkerLimits;
 
 use crate::Error;
 use crate::executor::{Data, encode_argument};
@@ -93,6 +96,8 @@ pub(crate) struct Settings {
     pub(crate) stack_size: usize,
     pub(crate) stderr: Output,
     pub(crate) worker_program: Option<PathBuf>,
+    pub(crate) limits: WorkerLimits,
+    pub(crate) pin_cpus: bool,
 }
 
 /// An initializer, its argument encoded.
@@ -131,6 +136,8 @@ impl ProcessPoolBuilder {
             stack_size: STACK_SIZE,
             stderr: Output::Inherit,
             worker_program: None,
+            limits: WorkerLimits::default(),
+            pin_cpus: false,
         };
         ProcessPoolBuilder { settings, workers: None, fault: None }
     }

@@ -64,7 +64,7 @@ impl Obituary<'_> {
             pid: self.pid,
             attempt: entry.attempt(),
             stderr_tail: self.tail.to_owned(),
-            detail: self.fault.clone(),
+            detail: self.fault.clone().or_else(|| limit_hit(self.status).map(str::to_owned)),
             label: entry.cell.label(),
             worker: self.slot,
         }
@@ -77,6 +77,19 @@ impl Obituary<'_> {
             // It died of itself before any signal of ours.
             _ => EndedBy::Itself,
         }
+    }
+}
+
+/// The limit that a signal of the kernel's stands for. setrlimit(2) names both.
+fn limit_hit(status: Status) -> Option<&'static str> {
+    match status {
+        Status::Signal(libc::SIGXFSZ, _) => {
+            Some("it wrote beyond the limit on a file's size (RLIMIT_FSIZE, file_size_limit)")
+        }
+        Status::Signal(libc::SIGXCPU, _) => {
+            Some("it reached the process's limit on CPU time (RLIMIT_CPU)")
+        }
+        _ => None,
     }
 }
 

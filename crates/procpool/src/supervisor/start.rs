@@ -11,11 +11,12 @@ use std::sync::Arc;
 use nix::libc;
 use nix::sys::epoll::EpollFlags;
 use procpool_sys::spawn::{self, Program};
-use procpool_sys::{channel as sockets, clock, mapping};
+use procpool_sys::{channel as sockets, clock, limits, mapping};
 use procpool_wire::block::BLOCK_WORDS;
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
 use procpool_wire::handshake::{Setup, StartFault, Target};
+use procpool_wire::limits::WorkerLimits;
 
 use super::channel::PoolChannel;
 use super::machine::{Event, Trouble};
@@ -91,11 +92,23 @@ impl Supervisor {
                 .current_dir
                 .as_deref()
                 .map(|dir| dir.as_os_str().as_bytes().to_vec()),
+            limits: WorkerLimits { cpu: self.cpu_of(slot), ..settings.limits.clone() },
         };
         let mut body = Vec::new();
         // The type is ours and always encodes.
         let _ = codec::encode_into(&setup, None, &mut body);
         body
+    }
+
+    /// The CPU that this slot's worker is pinned to.
+    fn cpu_of(&self, slot: usize) -> Option<u32> {
+        if !self.inner.settings.pin_cpus {
+            return None;
+        }
+        // Asked anew for each worker: the host's CPUs can change while it runs. Where there is one only, or
+        // nobody says which, there is nothing to choose.
+        let cpus = limits::usable_cpus().ok().filter(|cpus| cpus.len() > 1)?;
+        Some(cpus[slot % cpus.len()])
     }
 
     /// Takes what a starting worker says.

@@ -8,6 +8,7 @@
 mod channel;
 mod fault;
 mod hook;
+mod limits;
 mod runtime;
 
 use std::env;
@@ -112,6 +113,8 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
             StartFault::Other(format!("cannot enter the directory {dir:?}: {error}"))
         })?;
     }
+    // The last of what needs no user code: a limit is on jobs, not on what is done for them.
+    limits::apply(&setup.limits)?;
     Ok(Start { image, same_build, memory })
 }
 

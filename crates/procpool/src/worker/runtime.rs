@@ -103,9 +103,11 @@ pub(super) fn serve(
         now_ns: clock::monotonic_ns(),
         bell_rung: true,
     };
-    // Spinning on the only processor would keep the pool from running.
-    let spin_ns =
-        if thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN_NS } else { 0 };
+    // Spinning on the only processor would keep the pool from running. A worker is pinned only where there
+    // are others.
+    let others =
+        setup.limits.cpu.is_some() || thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+    let spin_ns = if others { SPIN_NS } else { 0 };
     loop {
         let mut body = mem::take(&mut running.body);
         let next = running.end.next_job(&mut body);
