@@ -169,11 +169,13 @@ impl ProcessPool {
         }
         let inner = &self.core.0;
         let mut dispatch = inner.dispatch();
-        loop {
+        // While somebody waits for all of them, none leaves for being idle.
+        dispatch.warming += 1;
+        let result = loop {
             match &dispatch.admission {
-                Admission::Closed => return Err(Error::closed()),
-                Admission::Broken(error) => return Err(error.clone()),
-                Admission::Open if dispatch.all_serving() => return Ok(()),
+                Admission::Closed => break Err(Error::closed()),
+                Admission::Broken(error) => break Err(error.clone()),
+                Admission::Open if dispatch.all_serving() => break Ok(()),
                 Admission::Open => {}
             }
             if !dispatch.requests.iter().any(|request| matches!(request, Request::WarmUp)) {
@@ -181,7 +183,14 @@ impl ProcessPool {
             }
             inner.wake();
             dispatch = inner.changed.wait(dispatch).unwrap_or_else(PoisonError::into_inner);
+        };
+        dispatch.warming -= 1;
+        drop(dispatch);
+        if inner.settings.idle_timeout.is_some() {
+            // Their time begins to run.
+            inner.wake();
         }
+        result
     }
 
     /// Ends the pool: no job is accepted any more, those that there are end as `how` says, and the call

@@ -16,6 +16,7 @@ mod errors;
 mod forced;
 mod forks;
 mod future;
+mod idle;
 mod initializer;
 mod jobs;
 mod limits;

@@ -32,10 +32,6 @@ const NONE: &[(&str, &str)] = &[
     ),
     ("115", "Python only: threads that cannot be made while the interpreter is finalised."),
     ("117", "Windows only."),
-    (
-        "124",
-        "That idle workers stay is seen in every test that counts them; an idle timeout belongs to a later version.",
-    ),
     ("126", "There is no probe of system limits to be forbidden."),
     ("127", "There is one start method; the fork server belongs to a later version."),
     ("134", "The absence of a hook; worker indices are there, see Y13."),
@@ -45,8 +41,6 @@ const NONE: &[(&str, &str)] = &[
         "174",
         "The compiler refuses closures that capture: a `compile_fail` example of `ProcessPool::submit`.",
     ),
-    ("X1", "The idle timeout belongs to a later version."),
-    ("X2", "The idle timeout belongs to a later version."),
     (
         "X7",
         "There is no global pool that could be used again: a pool is a value, and dropping it ends it.",
@@ -77,6 +71,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("forced", include_str!("forced.rs")),
     ("forks", include_str!("forks.rs")),
     ("future", include_str!("future.rs")),
+    ("idle", include_str!("idle.rs")),
     ("initializer", include_str!("initializer.rs")),
     ("jobs", include_str!("jobs.rs")),
     ("limits", include_str!("limits.rs")),

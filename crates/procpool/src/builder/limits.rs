@@ -1,5 +1,7 @@
 //! The settings that hold workers to something.
 
+use std::time::Duration;
+
 use super::ProcessPoolBuilder;
 
 /// The fewest descriptors with which a worker can do its own work: its standard three, its channel, its
@@ -77,6 +79,24 @@ impl ProcessPoolBuilder {
     /// behind them while other CPUs idle. On a host that may use one CPU it changes nothing.
     pub fn pin_cpus(mut self, pin: bool) -> Self {
         self.settings.pin_cpus = pin;
+        self
+    }
+}
+
+/// # Workers that leave
+///
+/// A worker that leaves is told so once it has no job, and gets none afterwards: none is lost to it. Its
+/// departure is neither a failure nor a death, and does not count against
+/// [`restart_limit`](Self::restart_limit). Jobs that need a worker start another.
+impl ProcessPoolBuilder {
+    /// Lets a worker leave that has had no job for this long; the next job that needs one starts it anew.
+    /// By default idle workers stay. 0 is an error. [`warm_up`](crate::ProcessPool::warm_up) holds all of
+    /// them until it returns; then their time begins to run.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.check(!timeout.is_zero(), || {
+            "idle_timeout(0): a worker would leave before its first job".into()
+        });
+        self.settings.idle_timeout = Some(timeout);
         self
     }
 }

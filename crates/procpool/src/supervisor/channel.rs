@@ -155,6 +155,11 @@ impl PoolChannel {
         self.in_flight
     }
 
+    /// Changes with each job that is sent.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
     /// True if the worker has run all the jobs it shall, and has none.
     pub(crate) fn is_spent(&self) -> bool {
         self.quota == Some(0) && self.in_flight == 0

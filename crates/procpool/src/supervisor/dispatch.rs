@@ -95,6 +95,8 @@ pub(crate) struct Dispatch {
     pub(crate) notes: Vec<Event>,
     /// Threads that wait for room in the queue.
     pub(crate) blocked: usize,
+    /// Threads that wait until all workers are ready.
+    pub(crate) warming: usize,
 }
 
 /// The place of a job, as its cell notes it.
@@ -158,6 +160,7 @@ impl Dispatch {
             requests: Vec::new(),
             notes: Vec::new(),
             blocked: 0,
+            warming: 0,
         }
     }
 

@@ -21,6 +21,10 @@ impl IndexSet {
         self.len == 0
     }
 
+    pub(crate) fn contains(&self, index: usize) -> bool {
+        self.words[index / 64] & 1 << (index % 64) != 0
+    }
+
     pub(crate) fn insert(&mut self, index: usize) {
         let (word, bit) = (&mut self.words[index / 64], 1 << (index % 64));
         self.len += usize::from(*word & bit == 0);
@@ -51,6 +55,7 @@ mod tests {
             set.insert(index);
         }
         assert_eq!((set.len(), set.first()), (3, Some(3)));
+        assert!(set.contains(64) && !set.contains(65));
         set.remove(3);
         set.remove(3);
         assert_eq!((set.len(), set.first()), (2, Some(64)));

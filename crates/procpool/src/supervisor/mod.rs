@@ -16,6 +16,7 @@ pub(crate) mod callbacks;
 pub(crate) mod channel;
 pub(crate) mod dispatch;
 pub(crate) mod entry;
+mod idle;
 mod index_set;
 pub(crate) mod machine;
 mod notes;
@@ -45,6 +46,7 @@ use callbacks::CallbackThreads;
 use channel::{Harvest, Link, PoolChannel};
 use dispatch::{Dispatch, Request};
 use entry::Completion;
+use idle::IdleWatch;
 use machine::{Action, Event, Machine, Policy};
 use notes::Notes;
 use retry::Backoff;
@@ -141,6 +143,8 @@ pub(crate) struct Supervisor {
     epoll: Epoll,
     stderr: StderrReader,
     workers: Vec<Option<Worker>>,
+    /// If idle workers leave.
+    idle: Option<IdleWatch>,
     /// Slots whose results are looked for without being asked to.
     hot: Vec<usize>,
     buffer: Vec<u8>,
@@ -207,6 +211,9 @@ impl Supervisor {
             restart_window_ns: nanoseconds(restart_window),
         });
         let workers = (0..settings.workers).map(|_| None).collect();
+        let idle = settings
+            .idle_timeout
+            .map(|timeout| IdleWatch::new(settings.workers, nanoseconds(timeout)));
         let many = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
         let mut dispatch = Dispatch::new(settings.workers);
         let (first, max) = settings.retry_backoff;
@@ -235,6 +242,7 @@ impl Supervisor {
             epoll,
             stderr,
             workers,
+            idle,
             hot: Vec::new(),
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
@@ -252,6 +260,7 @@ impl Supervisor {
     /// Runs until the pool is shut down and no worker is left.
     pub(crate) fn run(mut self) {
         while self.course != Course::Finished {
+            self.let_idle_go();
             let timeout = self.timeout();
             self.turn(timeout);
             self.spin();
@@ -272,6 +281,7 @@ impl Supervisor {
             self.machine.deadline(),
             hangup.map(|at| at + HANGUP_GRACE_NS),
             self.inner.dispatch().due(),
+            self.idle.as_ref().and_then(IdleWatch::due),
         ];
         let Some(due) = due.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
@@ -306,6 +316,7 @@ impl Supervisor {
             rounds += 1;
             if rounds % ROUNDS_BETWEEN_LOOKS == 0 {
                 self.turn(EpollTimeout::ZERO);
+                self.let_idle_go();
             }
         }
     }

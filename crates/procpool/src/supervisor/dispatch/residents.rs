@@ -26,6 +26,12 @@ impl Dispatch {
         }
     }
 
+    /// For a worker that is idle: a number that each job that is sent to it changes.
+    pub(crate) fn idle_since_job(&self, slot: usize) -> Option<u32> {
+        let channel = self.channels[slot].as_ref()?;
+        self.idle.contains(slot).then(|| channel.generation())
+    }
+
     pub(crate) fn resume(&mut self, slot: usize) {
         if let Some(channel) = &mut self.channels[slot] {
             channel.intake = Intake::Open;
