@@ -164,12 +164,12 @@ pub(super) const LATER: &[(&str, &[u32])] = &[
     ),
     (
         "Comes with limits of resources, and with the retirement of workers for what they hold.",
-        &[17, 27, 28, 44, 45, 74, 75, 99, 101, 102, 107],
+        &[17, 27, 28, 44, 74, 75],
     ),
     (
         "Comes with shared data, and descriptors that travel with jobs and results.",
         &[52, 57, 59, 60],
     ),
-    ("Comes with events.", &[30, 32, 33, 34, 36, 70, 71]),
+    ("Comes with events.", &[30, 32, 33, 34, 70, 71]),
     ("Its test is being written.", &[13, 35, 51, 54, 66, 67, 68, 73, 83, 87, 91, 92]),
 ];
