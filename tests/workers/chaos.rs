@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use procpool::{JobError, JobFuture, ProcessPool, Shutdown, Status};
+use procpool::{JobError, JobFuture, Outcome, ProcessPool, Shutdown, Status};
 
 #[expect(dead_code, reason = "shared with the tests, which have more to support")]
 #[path = "../it/support.rs"]
@@ -28,6 +29,8 @@ use support::{Random, children};
 const WORKERS: usize = 4;
 /// So many jobs are under way at a time.
 const BATCH: u64 = 500;
+/// After so many of them is measured what the rest must not add to.
+const FIRST_BATCHES: u64 = 4;
 /// What a run may take beyond the time over which it is spread: machines are slow and shared.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What the memory of the host may grow by from the first batches to the last: less than a hundred bytes for
@@ -108,21 +111,6 @@ fn send(pid: u32, signal: Signal) -> bool {
 
 // ---- the run -------------------------------------------------------------------------------------
 
-struct Plan {
-    /// How long jobs take, on average.
-    job: Duration,
-    ledger: String,
-    /// How many callbacks have run.
-    called_back: Arc<AtomicU64>,
-}
-
-/// What became of the jobs: by number, whether each may have run, and whether it must have.
-struct Books {
-    may_have_run: Vec<bool>,
-    must_have_run: Vec<bool>,
-    counts: Counts,
-}
-
 #[derive(Debug, Default)]
 struct Counts {
     values: u64,
@@ -133,7 +121,6 @@ struct Counts {
 }
 
 fn run(jobs: u64, time: Duration, seed: u64, ledger: &Path) {
-    let mut random = Random::of_seed(seed);
     let pool = ProcessPool::builder()
         .workers(WORKERS)
         .grace(Duration::from_millis(100))
@@ -154,96 +141,117 @@ fn run(jobs: u64, time: Duration, seed: u64, ledger: &Path) {
             }
         })
     };
-    let plan = Plan {
-        // So that the workers are busy most of the time.
-        job: time.mul_f64(0.7 * WORKERS as f64 / jobs as f64),
+    let mut run = Run {
+        pool: &pool,
         ledger: ledger.to_str().unwrap().to_owned(),
-        called_back: Arc::new(AtomicU64::new(0)),
+        begun: Instant::now(),
+        batch_time: time.div_f64((jobs / BATCH) as f64),
+        random: Random::of_seed(seed),
+        called_back: Arc::default(),
+        may_have_run: Vec::with_capacity(jobs as usize),
+        must_have_run: Vec::with_capacity(jobs as usize),
+        counts: Counts::default(),
     };
-    let over = AtomicBool::new(false);
-    let mut books =
-        Books { may_have_run: Vec::new(), must_have_run: Vec::new(), counts: Counts::default() };
-    books.may_have_run.reserve_exact(jobs as usize);
-    books.must_have_run.reserve_exact(jobs as usize);
-    let begun = Instant::now();
-    let mut before = None;
-    thread::scope(|scope| {
-        let haunting = scope.spawn({
-            let random = random.split();
-            || haunt(&pool, &over, random)
-        });
-        for batch in 0..jobs / BATCH {
-            // Spreads the jobs over the time; nothing depends on it.
-            let due = time.mul_f64(batch as f64 * BATCH as f64 / jobs as f64);
-            thread::sleep(due.saturating_sub(begun.elapsed()));
-            let numbers = batch * BATCH..(batch + 1) * BATCH;
-            one_batch(&pool, numbers, &plan, &mut random, &mut books);
-            if batch == jobs / BATCH / 5 {
-                before = Some(Held::by(&pool));
-            }
-        }
-        over.store(true, Ordering::Relaxed);
-        println!("kills and stops: {:?}", haunting.join().unwrap());
-    });
-    println!("{:?} in {:?}", books.counts, begun.elapsed());
+    run.haunted(0..FIRST_BATCHES);
+    let before = Held::by(&pool);
+    run.haunted(FIRST_BATCHES..jobs / BATCH);
     let after = Held::by(&pool);
+    println!("{:?} in {:?}", run.counts, run.begun.elapsed());
     println!("{before:?}, then {after:?}");
-    let before = before.unwrap();
     assert_eq!((before.descriptors, before.threads), (after.descriptors, after.threads));
     assert_eq!(after.children, WORKERS);
     assert!(after.bytes < before.bytes + GROWTH_MAX, "memory has grown");
-    check_ledger(ledger, &books);
-    check_stats(&pool, jobs, &books.counts);
+    run.check_ledger();
+    run.check_stats(jobs);
     // Of use: all workers, at once.
     for (number, result) in (0..).zip(pool.map(|n: u64| n + 1, 0..10_000)) {
         assert_eq!(result.unwrap(), number + 1);
     }
     pool.shutdown(Shutdown::Drain);
-    assert_eq!(plan.called_back.load(Ordering::Relaxed), jobs, "each job ends once");
+    assert_eq!(run.called_back.load(Ordering::Relaxed), jobs, "each job ends once");
     assert!(children().is_empty(), "{:?}", children());
     drop(finished);
     watchdog.join().unwrap();
     println!("all is well");
 }
 
-fn one_batch(
-    pool: &ProcessPool,
-    numbers: std::ops::Range<u64>,
-    plan: &Plan,
-    random: &mut Random,
-    books: &mut Books,
-) {
-    let mut futures: Vec<(Fate, JobFuture<u64>)> = Vec::new();
-    let mut cancelled = vec![false; BATCH as usize];
-    for number in numbers.clone() {
-        let fate = Fate::random(random);
-        let time = plan.job.mul_f64(random.below(200) as f64 / 100.0);
-        let job = pool.job(work, (number, time, plan.ledger.clone()));
+struct Run<'p> {
+    pool: &'p ProcessPool,
+    ledger: String,
+    begun: Instant,
+    /// How long a batch should take.
+    batch_time: Duration,
+    random: Random,
+    /// How many callbacks have run.
+    called_back: Arc<AtomicU64>,
+    /// By number, what a job's outcome says.
+    may_have_run: Vec<bool>,
+    must_have_run: Vec<bool>,
+    counts: Counts,
+}
+
+impl Run<'_> {
+    /// Runs these batches while workers are killed and stopped.
+    fn haunted(&mut self, batches: Range<u64>) {
+        let over = AtomicBool::new(false);
+        let random = self.random.split();
+        let pool = self.pool;
+        thread::scope(|scope| {
+            let haunting = scope.spawn(|| haunt(pool, &over, random));
+            for batch in batches {
+                // Spreads the jobs over the time; nothing depends on it.
+                let due = self.batch_time.mul_f64(batch as f64);
+                thread::sleep(due.saturating_sub(self.begun.elapsed()));
+                self.batch(batch * BATCH..(batch + 1) * BATCH);
+            }
+            over.store(true, Ordering::Relaxed);
+            println!("kills and stops: {:?}", haunting.join().unwrap());
+        });
+    }
+
+    fn batch(&mut self, numbers: Range<u64>) {
+        let mut futures: Vec<(Fate, JobFuture<u64>)> = Vec::new();
+        let mut cancelled = vec![false; BATCH as usize];
+        for number in numbers.clone() {
+            let fate = Fate::random(&mut self.random);
+            futures.push((fate, self.submit(number, fate)));
+            // One that was submitted lately: most of those wait, some at a worker.
+            let lag = self.random.below(futures.len().min(20) as u64) as usize;
+            let at = futures.len() - 1 - lag;
+            match &futures[at] {
+                (Fate::Cancelled, future) => cancelled[at] |= future.cancel(),
+                (Fate::Aborted, future) => future.abort(),
+                _ => {}
+            }
+        }
+        for ((number, cancelled), (fate, future)) in numbers.zip(cancelled).zip(futures) {
+            // Those before it have ended, so it runs, or has just ended, or is about to run.
+            let cancelled = cancelled || fate == Fate::Cancelled && future.cancel();
+            if fate == Fate::Aborted {
+                future.abort();
+            }
+            self.note(number, fate, cancelled, future.outcome());
+        }
+    }
+
+    fn submit(&mut self, number: u64, fate: Fate) -> JobFuture<u64> {
+        // So that the workers are busy most of the time.
+        let mean = self.batch_time.mul_f64(0.7 * WORKERS as f64 / BATCH as f64);
+        let time = mean.mul_f64(self.random.below(200) as f64 / 100.0);
+        let job = self.pool.job(work, (number, time, self.ledger.clone()));
         let future = match fate {
-            Fate::Limited => job.timeout(plan.job).submit(),
+            Fate::Limited => job.timeout(mean).submit(),
             _ => job.submit(),
         };
-        let called_back = Arc::clone(&plan.called_back);
+        let called_back = Arc::clone(&self.called_back);
         future.on_done(move |_| {
             called_back.fetch_add(1, Ordering::Relaxed);
         });
-        futures.push((fate, future));
-        // One that was submitted lately: most of those wait, some at a worker.
-        let at = futures.len() - 1 - random.below(futures.len().min(20) as u64) as usize;
-        match &futures[at] {
-            (Fate::Cancelled, future) => cancelled[at] |= future.cancel(),
-            (Fate::Aborted, future) => future.abort(),
-            _ => {}
-        }
+        future
     }
-    for ((number, cancelled), (fate, future)) in numbers.zip(cancelled).zip(futures) {
-        // Those before it have ended, so it runs, or has just ended, or is about to run.
-        let cancelled = cancelled || fate == Fate::Cancelled && future.cancel();
-        if fate == Fate::Aborted {
-            future.abort();
-        }
-        let outcome = future.outcome();
-        let counts = &mut books.counts;
+
+    fn note(&mut self, number: u64, fate: Fate, cancelled: bool, outcome: Outcome<u64>) {
+        let counts = &mut self.counts;
         let (may, must, count) = match outcome.result {
             Ok(value) => {
                 assert_eq!(value, number * 2);
@@ -269,33 +277,33 @@ fn one_batch(
         *count += 1;
         assert!(!(cancelled && may), "{number} was cancelled and may have run");
         assert!(outcome.report.attempts <= 1, "{number}: {:?}", outcome.report);
-        books.may_have_run.push(may);
-        books.must_have_run.push(must);
+        self.may_have_run.push(may);
+        self.must_have_run.push(must);
     }
-}
 
-fn check_ledger(ledger: &Path, books: &Books) {
-    let mut ran = vec![false; books.may_have_run.len()];
-    for line in fs::read_to_string(ledger).unwrap().lines() {
-        let number: usize = line.parse().unwrap();
-        assert!(!ran[number], "{number} ran twice");
-        ran[number] = true;
+    fn check_ledger(&self) {
+        let mut ran = vec![false; self.may_have_run.len()];
+        for line in fs::read_to_string(&self.ledger).unwrap().lines() {
+            let number: usize = line.parse().unwrap();
+            assert!(!ran[number], "{number} ran twice");
+            ran[number] = true;
+        }
+        for (number, ran) in ran.into_iter().enumerate() {
+            assert!(!ran || self.may_have_run[number], "{number} ran and was cancelled");
+            assert!(ran || !self.must_have_run[number], "{number} has a value and never ran");
+        }
     }
-    for (number, ran) in ran.into_iter().enumerate() {
-        assert!(!ran || books.may_have_run[number], "{number} ran and was cancelled");
-        assert!(ran || !books.must_have_run[number], "{number} has a value and never ran");
-    }
-}
 
-fn check_stats(pool: &ProcessPool, jobs: u64, counts: &Counts) {
-    let stats = pool.stats();
-    println!("{stats:?}");
-    assert_eq!((stats.running, stats.queued), (0, 0));
-    assert_eq!(stats.submitted, jobs);
-    assert_eq!(stats.finished, counts.values);
-    assert_eq!(stats.failed, counts.killed + counts.timed_out);
-    assert_eq!(stats.cancelled, counts.cancelled + counts.aborted);
-    assert!(stats.deaths > 0, "nothing was killed");
+    fn check_stats(&self, jobs: u64) {
+        let (stats, counts) = (self.pool.stats(), &self.counts);
+        println!("{stats:?}");
+        assert_eq!((stats.running, stats.queued), (0, 0));
+        assert_eq!(stats.submitted, jobs);
+        assert_eq!(stats.finished, counts.values);
+        assert_eq!(stats.failed, counts.killed + counts.timed_out);
+        assert_eq!(stats.cancelled, counts.cancelled + counts.aborted);
+        assert!(stats.deaths > 0, "nothing was killed");
+    }
 }
 
 // ---- what the host holds -------------------------------------------------------------------------
