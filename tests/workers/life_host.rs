@@ -39,6 +39,7 @@ fn main() {
         ["storm"] => storm(),
         ["no-descriptors", dir] => no_descriptors(Path::new(dir)),
         ["no-processes"] => no_processes(),
+        ["suspended", milliseconds] => suspended(milliseconds.parse().unwrap()),
         _ => panic!("no such story: {arguments:?}"),
     }
 }
@@ -235,6 +236,31 @@ fn hammer(thread: usize, over: &AtomicBool) {
         unsafe { std::env::set_var(&key, "x") };
         hint::black_box(std::env::var_os(&key));
     }
+}
+
+// ---- a host that is suspended --------------------------------------------------------------------
+
+fn say_that_it_ends(n: i32) -> i32 {
+    println!("runs");
+    wait_for_a_stopped_parent();
+    println!("ends");
+    n + 1
+}
+
+/// Waits until the host, which is this job's parent, is stopped.
+fn wait_for_a_stopped_parent() {
+    let parent = format!("/proc/{}/stat", nix::unistd::getppid());
+    while !fs::read_to_string(&parent).unwrap().contains(") T ") {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Has a job run with a time limit.
+fn suspended(milliseconds: u64) {
+    let pool = ProcessPool::builder().workers(1).build().unwrap();
+    pool.warm_up().unwrap();
+    let limit = Duration::from_millis(milliseconds);
+    println!("{:?}", pool.job(say_that_it_ends, 41).timeout(limit).submit().result());
 }
 
 // ---- a system that refuses -----------------------------------------------------------------------

@@ -328,7 +328,9 @@ impl fmt::Display for Event {
             }
             Event::PoolStopping { how } => write!(f, "the pool is being shut down ({how:?})"),
             Event::PoolEnded {} => f.write_str("the pool has ended"),
-            Event::WorkerStarting { worker, pid } => write!(f, "worker {worker} (pid {pid}) starts"),
+            Event::WorkerStarting { worker, pid } => {
+                write!(f, "worker {worker} (pid {pid}) starts")
+            }
             Event::WorkerReady { worker, pid, after } => {
                 write!(f, "worker {worker} (pid {pid}) is ready after {after:?}")
             }

@@ -11,11 +11,11 @@ use procpool_sys::{clock, fork};
 use crate::Error;
 use crate::builder::{ProcessPoolBuilder, Settings, Shutdown};
 use crate::cell::{Ended, JobCell, Value};
+use crate::events::Events;
 use crate::executor::{
     Backend, Call, Callee, Control, Data, Executor, JsonCall, Options, Promise, Rejected,
     Rejection, WhenFull,
 };
-use crate::events::Events;
 use crate::future::JobFuture;
 use crate::init;
 use crate::job::{Job, submit_call};
@@ -342,7 +342,8 @@ impl Backend for PoolCore {
             }
         };
         self.admit(when_full)?.count_early(&result);
-        self.0.complete_here(vec![Completion { cell, ended: Ended::new(result, Report::default()) }]);
+        self.0
+            .complete_here(vec![Completion { cell, ended: Ended::new(result, Report::default()) }]);
         Ok(())
     }
 

@@ -101,6 +101,7 @@ fn long_outputs_of_many_jobs_do_not_meet() {
 
 /// Goal: output that can be kept nowhere is told, the command is ended, and the others go on.
 /// Method: the command removes the directory for long output before it writes without end.
+/// Covers: F-87
 #[test]
 fn output_that_cannot_be_kept_is_said() {
     test(|| {
@@ -130,6 +131,7 @@ fn a_closed_standard_output_ends_the_batch_quietly() {
 }
 
 /// Goal: output that cannot be written is no success.
+/// Covers: F-87
 #[test]
 fn a_full_standard_output_is_said() {
     test(|| {

@@ -10,6 +10,7 @@ mod codec;
 mod deadline;
 mod death;
 mod fault;
+mod foreign;
 mod hook;
 mod ledger;
 mod map;

@@ -9,4 +9,5 @@ mod init_missing;
 mod initializer;
 mod shutdown;
 mod spawning;
+mod time;
 mod worker_end;

@@ -201,8 +201,7 @@ impl Queue {
             return Err(TryRecvError::Disconnected);
         }
         let mut state = self.state();
-        let empty =
-            if state.ended { TryRecvError::Disconnected } else { TryRecvError::Empty };
+        let empty = if state.ended { TryRecvError::Disconnected } else { TryRecvError::Empty };
         state.take().ok_or(empty)
     }
 

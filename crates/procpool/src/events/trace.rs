@@ -48,7 +48,18 @@ pub(super) fn job_ended(pool: u64, completion: &Completion) {
             let (job, report) = (completion.cell.id.number(), completion.ended.report());
             let (attempts, worker, pid) = (report.attempts, report.worker, report.pid);
             let (queued, ran) = (report.queued, report.ran);
-            tell!(TRACE, "job_ended", pool, job, attempts, ?queued, ?ran, worker, pid, "a job has ended");
+            tell!(
+                TRACE,
+                "job_ended",
+                pool,
+                job,
+                attempts,
+                ?queued,
+                ?ran,
+                worker,
+                pid,
+                "a job has ended"
+            );
         });
     }
 }

@@ -99,8 +99,9 @@ fn worker_end(state: Slot) -> WorkerEnd {
     match state {
         Slot::Stopping(Stage::Leaving { .. }) => WorkerEnd::Retired,
         Slot::Stopping(Stage::Terminated { .. } | Stage::Killed) => WorkerEnd::Killed,
-        Slot::Empty | Slot::Starting { .. } | Slot::Serving | Slot::Stopping(Stage::Asked { .. }) => {
-            WorkerEnd::Died
-        }
+        Slot::Empty
+        | Slot::Starting { .. }
+        | Slot::Serving
+        | Slot::Stopping(Stage::Asked { .. }) => WorkerEnd::Died,
     }
 }

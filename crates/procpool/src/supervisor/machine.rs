@@ -86,11 +86,7 @@ pub(crate) enum Action {
     /// The worker takes jobs again.
     Resume(usize),
     /// Nothing to do, but to tell: a worker was not started, why, and when the next one may be.
-    StartFailed {
-        slot: usize,
-        cause: String,
-        retry_at: Option<u64>,
-    },
+    StartFailed { slot: usize, cause: String, retry_at: Option<u64> },
     /// No worker can be started: the first cause.
     Break(String),
     /// Nothing is left and nothing will come.

@@ -120,8 +120,10 @@ impl Inner {
     /// The same on a caller's thread; callbacks run on it.
     pub(crate) fn complete_here(&self, completions: Vec<Completion>) {
         self.hub.tell_ends(&completions);
-        let callbacks: Vec<Callbacks> =
-            completions.into_iter().map(|Completion { cell, ended }| cell.complete(ended)).collect();
+        let callbacks: Vec<Callbacks> = completions
+            .into_iter()
+            .map(|Completion { cell, ended }| cell.complete(ended))
+            .collect();
         callbacks.into_iter().for_each(Callbacks::run);
     }
 }

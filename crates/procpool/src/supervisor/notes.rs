@@ -66,7 +66,12 @@ impl Supervisor {
     }
 
     /// Notes that a worker was not started, and when the next one will be.
-    pub(super) fn note_failed_start(&mut self, worker: usize, cause: String, retry_at: Option<u64>) {
+    pub(super) fn note_failed_start(
+        &mut self,
+        worker: usize,
+        cause: String,
+        retry_at: Option<u64>,
+    ) {
         let wait = |at: u64| Duration::from_nanos(at.saturating_sub(clock::monotonic_ns()));
         self.notes.add(Event::StartFailed { worker, cause, retry_in: retry_at.map(wait) });
     }
