@@ -46,6 +46,8 @@ pub struct Setup {
     pub build_id: Option<Vec<u8>>,
     /// The slot that the worker fills.
     pub slot: u32,
+    /// How many pools the worker stands within.
+    pub depth: u32,
     /// The pool's process, which the worker must still have as its parent.
     pub host: u32,
     /// Stack of the thread that runs jobs, in bytes.

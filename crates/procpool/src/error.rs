@@ -21,6 +21,7 @@ enum Kind {
     Setting(String),
     InitMissing(&'static str),
     Closed,
+    Nested(u32),
     Start(String),
     System(String),
 }
@@ -40,6 +41,10 @@ impl Error {
 
     pub(crate) fn closed() -> Error {
         Error::new(Kind::Closed, None)
+    }
+
+    pub(crate) fn nested(limit: u32) -> Error {
+        Error::new(Kind::Nested(limit), None)
     }
 
     pub(crate) fn start(message: impl Into<String>) -> Error {
@@ -79,6 +84,10 @@ impl fmt::Display for Error {
             }
             Kind::InitMissing(message) => f.write_str(message),
             Kind::Closed => f.write_str("the pool was shut down"),
+            Kind::Nested(limit) => write!(
+                f,
+                "this process is a worker of a pool that is {limit} pools deep: does a job submit itself to a pool of its own?"
+            ),
         }
     }
 }

@@ -92,6 +92,7 @@ mod job;
 mod job_error;
 mod job_id;
 mod map;
+mod nesting;
 mod pool;
 mod report;
 mod supervisor;

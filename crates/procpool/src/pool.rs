@@ -21,6 +21,7 @@ use crate::init;
 use crate::job::{Job, submit_call};
 use crate::job_error::JobError;
 use crate::map::Map;
+use crate::nesting;
 use crate::report::{Progress, Report, Stats, WorkerInfo};
 use crate::supervisor::dispatch::{Admission, Dispatch, Request};
 use crate::supervisor::entry::{Completion, Entry, Limits, Payload, WireTarget};
@@ -67,6 +68,7 @@ impl ProcessPool {
 
     pub(crate) fn start(settings: Settings) -> Result<ProcessPool, Error> {
         let image = init::image()?;
+        nesting::check()?;
         // Made before the first fork could happen, so that a child's copy can tell that it is one.
         fork::watch().map_err(|error| Error::system("cannot watch for forks", error))?;
         let supervisor = Supervisor::prepare(settings, image)?;

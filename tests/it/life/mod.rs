@@ -7,6 +7,7 @@ mod image;
 mod inherited;
 mod init_missing;
 mod initializer;
+mod nested;
 mod shutdown;
 mod spawning;
 mod time;

@@ -24,6 +24,7 @@ use super::slot::Slot;
 use super::stderr::Tap;
 use super::{Supervisor, Token, Worker};
 use crate::events;
+use crate::nesting;
 
 impl Supervisor {
     pub(super) fn spawn(&mut self, slot: usize) -> io::Result<()> {
@@ -84,6 +85,7 @@ impl Supervisor {
                 .is_none()
                 .then(|| self.inner.image.build_id().to_vec()),
             slot: slot as u32,
+            depth: nesting::below(),
             host: process::id(),
             stack_size: settings.stack_size as u64,
             payload_limit: settings.payload_limit,

@@ -26,7 +26,7 @@ use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
 use procpool_wire::handshake::{Form, Setup, StartFault, Target};
 
-use crate::init;
+use crate::{init, nesting};
 use channel::WorkerChannel;
 pub(crate) use fault::{panic_of, recorded_error};
 pub(crate) use runtime::{Initializing, run_function, run_initializer, run_json};
@@ -86,6 +86,7 @@ struct Start {
 
 fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     let other = |what: &str, error: std::io::Error| StartFault::Other(format!("{what}: {error}"));
+    nesting::note(setup.depth);
     worker::die_with(setup.host)
         .map_err(|error| other("cannot follow the host in death", error))?;
     worker::set_thread_name(&format!("procpool-w{}", setup.slot));
