@@ -5,6 +5,7 @@ mod commands;
 mod inputs;
 mod outputs;
 mod signals;
+mod terminal;
 mod usage;
 
 use std::ffi::OsStr;

@@ -1,0 +1,227 @@
+//! The program at a terminal: what keys do, and what happens when the terminal goes away.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::{OpenptyResult, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{GUEST, PROCPOOL};
+use crate::support::{Guest, Meeting, TempDir, is_alive, test, wait_gone, wait_until};
+
+const CTRL_C: &str = "\x03";
+const CTRL_Z: &str = "\x1a";
+
+/// A terminal of which a program has all its streams.
+struct Terminal {
+    keyboard: File,
+    screen: String,
+    child: Child,
+    _dir: TempDir,
+}
+
+impl Terminal {
+    /// Runs this as the first program of a new terminal: setsid(1) makes it the terminal's own.
+    fn start(program: &[&str]) -> Terminal {
+        let pty = new_pty();
+        let dir = TempDir::new();
+        let stream = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").args(program).env("TMPDIR", dir.path());
+        command.stdin(stream()).stdout(stream()).stderr(stream());
+        #[expect(clippy::disallowed_methods, reason = "the program is no worker of a pool of ours")]
+        let child = command.spawn().unwrap();
+        Terminal { keyboard: pty.master.into(), screen: String::new(), child, _dir: dir }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until this stands on the screen. The watchdog ends a wait in vain.
+    fn see(&mut self, part: &str) {
+        let mut bytes = [0; 1024];
+        while !self.screen.contains(part) {
+            let len = self.keyboard.read(&mut bytes).unwrap_or(0);
+            assert!(len > 0, "{part:?} is not on the screen: {:?}", self.screen);
+            self.screen.push_str(&String::from_utf8_lossy(&bytes[..len]));
+        }
+    }
+
+    /// Waits for the program's end: its exit code, and what is on the screen.
+    fn end(mut self) -> (i32, String) {
+        let mut bytes = [0; 1024];
+        // An error is the end: nobody has the terminal any more.
+        while let Ok(len @ 1..) = self.keyboard.read(&mut bytes) {
+            self.screen.push_str(&String::from_utf8_lossy(&bytes[..len]));
+        }
+        (code(&mut self.child), self.screen)
+    }
+}
+
+/// A terminal, both ends close-on-exec: one whose master a program has itself never goes away.
+fn new_pty() -> OpenptyResult {
+    let pty = openpty(None, None).unwrap();
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    }
+    pty
+}
+
+fn code(child: &mut Child) -> i32 {
+    let status = child.wait().unwrap();
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
+}
+
+fn pid(guest: &Guest) -> u32 {
+    guest.word.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Goal: Ctrl-C reaches the program and not its jobs: what runs is finished, and nothing else is started.
+/// Covers: F-66
+#[test]
+fn ctrl_c_finishes_what_runs() {
+    test(|| {
+        let meeting = Meeting::new();
+        let path = meeting.path();
+        let mut terminal =
+            Terminal::start(&[PROCPOOL, "run", "-j1", GUEST, &path, ":::", "one", "two"]);
+        let guest = meeting.next();
+        terminal.press(CTRL_C);
+        terminal.see("interrupted: nothing new is started");
+        assert!(is_alive(pid(&guest)));
+        guest.go();
+        let (code, screen) = terminal.end();
+        assert_eq!(code, 130, "{screen}");
+        assert!(screen.contains("one\r\n"), "{screen}");
+    });
+}
+
+/// Goal: the second Ctrl-C stops what runs, at once.
+/// Covers: F-66
+#[test]
+fn the_second_ctrl_c_stops_what_runs() {
+    test(|| {
+        let stopped_after = || {
+            let meeting = Meeting::new();
+            let path = meeting.path();
+            let mut terminal =
+                Terminal::start(&[PROCPOOL, "run", "-j1", GUEST, &path, ":::", "one", "two"]);
+            let guest = meeting.next();
+            terminal.press(CTRL_C);
+            terminal.see("interrupted: nothing new is started");
+            let begun = Instant::now();
+            terminal.press(CTRL_C);
+            let (code, screen) = terminal.end();
+            let took = begun.elapsed();
+            assert_eq!(code, 130, "{screen}");
+            wait_gone(pid(&guest));
+            took
+        };
+        // The best of some: the machine may be busy with other things.
+        let took = (0..3).map(|_| stopped_after()).min().unwrap();
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    });
+}
+
+/// Goal: a program that was suspended by Ctrl-Z does not blame its jobs for the time: one that has ended
+/// meanwhile has ended in time.
+/// Method: a shell has the terminal, as always where Ctrl-Z means something. The job ends while the program
+/// is suspended, and the program goes on long after the job's limit.
+/// Covers: F-67
+#[test]
+fn ctrl_z_costs_no_job_its_time() {
+    const LIMIT: Duration = Duration::from_millis(1500);
+    test(|| {
+        let meeting = Meeting::new();
+        let script = "set -m; \"$@\"; echo suspended: $?; read key; fg; echo ended: $?";
+        let limit = format!("--timeout={}ms", LIMIT.as_millis());
+        let program = [PROCPOOL, "run", &limit, GUEST, &meeting.path(), ":::", "one"];
+        let mut terminal = Terminal::start(&[&["sh", "-c", script, "sh"], &program[..]].concat());
+        let guest = meeting.next();
+        let job = pid(&guest);
+        terminal.press(CTRL_Z);
+        terminal.see("suspended: 148");
+        guest.go();
+        wait_gone(job);
+        // The limit has to pass. With less than that the test would see nothing.
+        thread::sleep(LIMIT + LIMIT / 10);
+        terminal.press("\n");
+        terminal.see("ended: ");
+        let (_, screen) = terminal.end();
+        assert!(screen.contains("one\r\n") && screen.contains("ended: 0"), "{screen}");
+    });
+}
+
+/// The program with its streams in files, and its input at a terminal if there is one.
+fn start_quietly(program: &[&str], stdin: Stdio, dir: &TempDir) -> Child {
+    let file = |name: &str| File::create(dir.path().join(name)).unwrap();
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).env("TMPDIR", dir.path());
+    command.stdin(stdin).stdout(file("out")).stderr(file("err"));
+    #[expect(clippy::disallowed_methods, reason = "the program is no worker of a pool of ours")]
+    let child = command.spawn().unwrap();
+    child
+}
+
+/// Goal: under nohup(1) the end of a terminal is nothing to the program.
+/// Covers: F-68
+#[test]
+fn a_hangup_that_was_to_be_ignored_is_ignored() {
+    test(|| {
+        let (meeting, dir) = (Meeting::new(), TempDir::new());
+        let script = "trap '' HUP; exec \"$@\"";
+        let program = [PROCPOOL, "run", "-j1", GUEST, &meeting.path(), ":::", "one", "two"];
+        let program = [&["sh", "-c", script, "sh"], &program[..]].concat();
+        let mut child = start_quietly(&program, Stdio::null(), &dir);
+        let guest = meeting.next();
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGHUP).unwrap();
+        // The signal has arrived when it is sent: one that is ignored is gone, one that is blocked waits. The
+        // second job is started, which it would not be if either had an effect.
+        guest.go();
+        meeting.next().go();
+        assert_eq!(code(&mut child), 0);
+        assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "one\ntwo\n");
+    });
+}
+
+/// Goal: when the terminal goes away, the program ends as after Ctrl-C, and leaves nothing behind.
+/// Covers: F-68
+#[test]
+fn a_terminal_that_goes_away_ends_the_program() {
+    test(|| {
+        let (meeting, dir) = (Meeting::new(), TempDir::new());
+        let pty = new_pty();
+        let program = [
+            "setsid",
+            "--ctty",
+            PROCPOOL,
+            "run",
+            "-j1",
+            GUEST,
+            &meeting.path(),
+            ":::",
+            "one",
+            "two",
+        ];
+        let mut child = start_quietly(&program, pty.slave.into(), &dir);
+        let guest = meeting.next();
+        let job = pid(&guest);
+        drop(pty.master);
+        let errors = dir.path().join("err");
+        wait_until("the program knows", || {
+            fs::read_to_string(&errors).unwrap().contains("nothing new is started")
+        });
+        assert!(is_alive(job));
+        guest.go();
+        assert_eq!(code(&mut child), 130);
+        assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "one\n");
+        wait_gone(job);
+    });
+}
