@@ -61,7 +61,7 @@ impl<T, E: fmt::Display> InitResult for Result<T, E> {
 pub enum Output {
     /// To the host's standard error.
     Inherit,
-    /// Nowhere.
+    /// Line by line to who receives the pool's [events](crate::events), or logs them; else nowhere.
     Capture,
 }
 

@@ -12,7 +12,7 @@
 //!     procpool::init();
 //!     let pool = ProcessPool::builder().workers(1).build()?;
 //!     let events = pool.events();
-//!     pool.submit(|()| std::process::abort(), ()).wait();
+//!     pool.submit::<_, ()>(|()| std::process::abort(), ()).wait();
 //!     pool.shutdown(Shutdown::Drain);
 //!     let deaths = events.filter(|event| matches!(event, Event::WorkerEnded { job: Some(_), .. }));
 //!     assert_eq!(deaths.count(), 1);

@@ -69,6 +69,11 @@
 //! behind (statics, environment, working directory, umask, limits) is there for the next job of the same
 //! worker; [`max_jobs_per_worker(1)`](ProcessPoolBuilder::max_jobs_per_worker) leaves it to nobody.
 //!
+//! # What happens inside
+//!
+//! [`ProcessPool::events`] gives a receiver of what happens in a pool, as it happens, and the same goes to the
+//! program's `tracing` subscriber, if it has one: see [`events`]. The library itself prints nothing.
+//!
 //! # Platforms
 //!
 //! Linux with pidfds (5.4 or later) and a mounted /proc.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use procpool_sys::{clock, fork};
+use tracing::Level;
 
 use crate::Error;
 use crate::builder::{ProcessPoolBuilder, Settings, Shutdown};
@@ -364,7 +365,7 @@ impl Backend for PoolCore {
 
 impl PoolCore {
     fn enter(&self, entry: Entry, when_full: WhenFull) -> Result<(), Rejection> {
-        let accepted = self.0.hub.logs_jobs().then(|| Arc::clone(&entry.cell));
+        let accepted = self.0.hub.logs(Level::TRACE).then(|| Arc::clone(&entry.cell));
         let mut dispatch = self.admit(when_full)?;
         let wake = dispatch.accept(entry);
         drop(dispatch);

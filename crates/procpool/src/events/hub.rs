@@ -119,9 +119,14 @@ impl Hub {
         trace::pool_started(self.pool, workers);
     }
 
-    /// True if each job shall be logged: a load and a compare.
-    pub(crate) fn logs_jobs(&self) -> bool {
-        trace::is_enabled(Level::TRACE)
+    /// True if the log may want events of this level: a load and a compare.
+    pub(crate) fn logs(&self, level: Level) -> bool {
+        trace::is_enabled(level)
+    }
+
+    /// Tells the log about an event that the receivers have.
+    pub(crate) fn log(&self, event: &Event) {
+        trace::event(self.pool, event);
     }
 
     pub(crate) fn log_accepted(&self, cell: &JobCell) {

@@ -52,7 +52,7 @@ impl Supervisor {
         };
         let pid = process.id();
         process.reap();
-        let tail = self.stderr.close(slot, &tap);
+        let tail = self.stderr.close(&tap);
         self.hot.retain(|hot| *hot != slot);
 
         let mut dispatch = inner.dispatch();

@@ -18,6 +18,7 @@ pub(crate) mod dispatch;
 pub(crate) mod entry;
 mod idle;
 mod index_set;
+mod lines;
 pub(crate) mod machine;
 mod notes;
 mod obituary;
@@ -203,7 +204,6 @@ impl Supervisor {
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
         epoll.add(&wake, Token::Wake.event(EpollFlags::EPOLLIN)).map_err(system)?;
-        let stderr = StderrReader::start(settings.stderr)?;
         let (restart_limit, restart_window) = settings.restart_limit;
         let machine = Machine::new(Policy {
             slots: settings.workers,
@@ -237,6 +237,7 @@ impl Supervisor {
             callbacks: CallbackThreads::default(),
             hub: Hub::new(),
         });
+        let stderr = StderrReader::start(&inner)?;
         let notes = Notes::new(Arc::clone(&inner.hub));
         Ok(Supervisor {
             inner,

@@ -30,7 +30,7 @@ impl Supervisor {
     pub(super) fn spawn(&mut self, slot: usize) -> io::Result<()> {
         let (tap, stderr) = self.stderr.open(slot)?;
         self.spawn_with(slot, &tap, stderr).inspect_err(|_| {
-            self.stderr.close(slot, &tap);
+            self.stderr.close(&tap);
         })
     }
 
@@ -45,6 +45,7 @@ impl Supervisor {
         let name = worker_name(slot, &program);
         let (process, _) =
             spawn::spawn(&program, &name, &settings.environment, theirs, stderr, None)?;
+        self.stderr.watch(tap, process.id())?;
         let mut channel =
             PoolChannel::new(slot, process.id(), memory, ours, settings.max_jobs_per_worker);
         let stdout = io::stdout();

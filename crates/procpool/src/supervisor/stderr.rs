@@ -1,5 +1,5 @@
 //! What workers write to standard error: read without end, so that no worker ever blocks on it for long,
-//! the tail kept for crash reports, and passed on if the pool shall.
+//! the tail kept for crash reports, and passed on: to the host's, or line by line as events.
 //!
 //! A thread of its own does it. When the host's own standard error is slow, this thread waits, then the
 //! workers that write, and nobody else.
@@ -9,14 +9,19 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use procpool_sys::channel::pipe;
+use tracing::Level;
 
+use super::Inner;
+use super::lines::Lines;
 use crate::Error;
 use crate::builder::Output;
+use crate::events::Event;
+use crate::job_id::JobId;
 
 /// Bytes kept of what a worker wrote last: a screenful.
 const TAIL_MAX: usize = 4096;
@@ -40,17 +45,27 @@ struct Shared {
     taps: Mutex<Vec<Option<Arc<Tap>>>>,
     /// What dead workers wrote last, for the thread to pass on.
     late: Mutex<Vec<Vec<u8>>>,
-    output: Output,
+    inner: Arc<Inner>,
 }
 
 /// One worker's standard error.
 pub(crate) struct Tap {
     pipe: std::fs::File,
-    tail: Mutex<VecDeque<u8>>,
+    worker: usize,
+    /// The worker's process, known before anything is read.
+    pid: OnceLock<u32>,
+    kept: Mutex<Kept>,
+}
+
+/// What is kept of what a worker wrote.
+#[derive(Default)]
+struct Kept {
+    tail: VecDeque<u8>,
+    lines: Lines,
 }
 
 impl StderrReader {
-    pub(crate) fn start(output: Output) -> Result<StderrReader, Error> {
+    pub(crate) fn start(inner: &Arc<Inner>) -> Result<StderrReader, Error> {
         let system =
             |error: io::Error| Error::system("cannot read the workers' standard error", error);
         let epoll =
@@ -59,8 +74,12 @@ impl StderrReader {
         epoll
             .add(&asked, EpollEvent::new(EpollFlags::EPOLLIN, ASKED))
             .map_err(|errno| system(errno.into()))?;
-        let shared =
-            Arc::new(Shared { epoll, taps: Mutex::default(), late: Mutex::default(), output });
+        let shared = Arc::new(Shared {
+            epoll,
+            taps: Mutex::default(),
+            late: Mutex::default(),
+            inner: Arc::clone(inner),
+        });
         let reader = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("procpool-stderr".into())
@@ -72,21 +91,28 @@ impl StderrReader {
     /// Makes a pipe for the worker of `slot`: the tap to keep and the end to pass on.
     pub(crate) fn open(&self, slot: usize) -> io::Result<(Arc<Tap>, OwnedFd)> {
         let (read, write) = pipe()?;
-        let tap = Arc::new(Tap { pipe: read.into(), tail: Mutex::default() });
+        let (pid, kept) = (OnceLock::new(), Mutex::default());
+        Ok((Arc::new(Tap { pipe: read.into(), worker: slot, pid, kept }), write))
+    }
+
+    /// Begins to read what the worker writes, which is this process.
+    pub(crate) fn watch(&self, tap: &Arc<Tap>, pid: u32) -> io::Result<()> {
+        let slot = tap.worker;
+        // Nobody else sets it.
+        let _ = tap.pid.set(pid);
         let mut taps = self.shared.taps();
         if taps.len() <= slot {
             taps.resize_with(slot + 1, || None);
         }
-        taps[slot] = Some(Arc::clone(&tap));
-        self.shared
-            .epoll
-            .add(tap.pipe.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, slot as u64))?;
-        Ok((tap, write))
+        taps[slot] = Some(Arc::clone(tap));
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
+        self.shared.epoll.add(tap.pipe.as_fd(), event)?;
+        Ok(())
     }
 
-    /// The worker of `slot` has ended: its last words.
-    pub(crate) fn close(&self, slot: usize, tap: &Arc<Tap>) -> String {
-        if let Some(known) = self.shared.taps().get_mut(slot)
+    /// The worker has ended: its last words.
+    pub(crate) fn close(&self, tap: &Arc<Tap>) -> String {
+        if let Some(known) = self.shared.taps().get_mut(tap.worker)
             && known.as_ref().is_some_and(|known| Arc::ptr_eq(known, tap))
         {
             *known = None;
@@ -95,17 +121,18 @@ impl StderrReader {
         let mut buffer = vec![0; READ_MAX];
         let mut last_words = Vec::new();
         while last_words.len() < LAST_WORDS_MAX {
-            match tap.read(&mut buffer) {
+            match tap.read(&mut buffer, &self.shared.inner) {
                 0 => break,
                 len => last_words.extend_from_slice(&buffer[..len]),
             }
         }
-        if self.shared.output == Output::Inherit && !last_words.is_empty() {
+        tap.end(&self.shared.inner);
+        if self.shared.inner.settings.stderr == Output::Inherit && !last_words.is_empty() {
             self.shared.late().push(last_words);
             let _ = (&self.ask).write_all(b"l");
         }
-        let tail = tap.tail();
-        let (front, back) = tail.as_slices();
+        let kept = tap.kept();
+        let (front, back) = kept.tail.as_slices();
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
 }
@@ -121,25 +148,81 @@ impl Drop for StderrReader {
 }
 
 impl Tap {
-    fn tail(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads once and keeps the tail. 0: nothing is there now, or ever.
-    fn read(&self, buffer: &mut [u8]) -> usize {
-        // Reading and keeping are one step, so that two threads cannot swap two pieces.
-        let mut tail = self.tail();
+    /// Reads once, keeps the tail and tells the lines. 0: nothing is there now, or ever.
+    fn read(&self, buffer: &mut [u8], inner: &Inner) -> usize {
+        let telling = Telling::of(self, inner);
+        // Reading, keeping and telling are one step, so that two threads cannot swap two pieces.
+        let mut kept = self.kept();
         let len = loop {
             match (&self.pipe).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result.unwrap_or(0),
             }
         };
-        let kept = &buffer[len.saturating_sub(TAIL_MAX)..len];
-        let over = (tail.len() + kept.len()).saturating_sub(TAIL_MAX);
-        tail.drain(..over);
-        tail.extend(kept);
+        let last = &buffer[len.saturating_sub(TAIL_MAX)..len];
+        let over = (kept.tail.len() + last.len()).saturating_sub(TAIL_MAX);
+        kept.tail.drain(..over);
+        kept.tail.extend(last);
+        match telling {
+            Some(mut telling) => {
+                kept.lines.feed(&buffer[..len], |line, whole| telling.tell(line, whole));
+                drop(kept);
+                telling.log();
+            }
+            None => kept.lines.clear(),
+        }
         len
+    }
+
+    /// Tells the line that the worker did not end.
+    fn end(&self, inner: &Inner) {
+        if let Some(mut telling) = Telling::of(self, inner) {
+            self.kept().lines.end(|line, whole| telling.tell(line, whole));
+            telling.log();
+        }
+    }
+}
+
+/// Tells lines of one worker.
+struct Telling<'a> {
+    inner: &'a Inner,
+    worker: usize,
+    pid: u32,
+    job: Option<JobId>,
+    /// For the log, whose subscriber may be slow, and so hears of them after the receivers.
+    for_log: Vec<Event>,
+}
+
+impl Telling<'_> {
+    /// `None` if nobody wants to hear. Which job runs is looked up now.
+    fn of<'a>(tap: &Tap, inner: &'a Inner) -> Option<Telling<'a>> {
+        if inner.settings.stderr != Output::Capture || !inner.hub.wants(Level::INFO) {
+            return None;
+        }
+        let pid = *tap.pid.get()?;
+        let dispatch = inner.dispatch();
+        let channel = dispatch.channel(tap.worker).filter(|channel| channel.pid == pid);
+        let job = channel.and_then(|channel| Some(channel.running()?.1.cell.id));
+        Some(Telling { inner, worker: tap.worker, pid, job, for_log: Vec::new() })
+    }
+
+    fn tell(&mut self, line: String, whole: bool) {
+        let (worker, pid, job) = (self.worker, self.pid, self.job);
+        let event = Event::WorkerLine { worker, pid, job, line, whole };
+        self.inner.hub.send(event.clone());
+        if self.inner.hub.logs(Level::INFO) {
+            self.for_log.push(event);
+        }
+    }
+
+    fn log(self) {
+        for event in self.for_log {
+            self.inner.hub.log(&event);
+        }
     }
 }
 
@@ -170,7 +253,7 @@ impl Shared {
                 }
                 let tap = self.taps().get(event.data() as usize).cloned().flatten();
                 let Some(tap) = tap else { continue };
-                match tap.read(&mut buffer) {
+                match tap.read(&mut buffer, &self.inner) {
                     // Closed by the worker: nothing more will come of it.
                     0 => drop(self.epoll.delete(tap.pipe.as_fd())),
                     len => self.pass_on(&buffer[..len]),
@@ -180,7 +263,7 @@ impl Shared {
     }
 
     fn pass_on(&self, bytes: &[u8]) {
-        if self.output == Output::Inherit {
+        if self.inner.settings.stderr == Output::Inherit {
             // A host without a standard error loses what its workers say, as it does its own words.
             let _ = io::stderr().write_all(bytes);
         }
