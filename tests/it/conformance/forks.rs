@@ -13,7 +13,7 @@ use crate::support::{Meeting, meet, test};
 
 /// Runs `body` in a forked child, which ends with 0 if it returns true.
 #[expect(unsafe_code, reason = "the test is about a raw fork")]
-fn in_child(body: impl FnOnce() -> bool) -> Pid {
+pub(crate) fn in_child(body: impl FnOnce() -> bool) -> Pid {
     // SAFETY: the child runs `body` and ends; glibc makes malloc usable after a fork, and the handles that
     // `body` touches take no lock in a child, which is what is tested.
     match unsafe { fork() }.unwrap() {
@@ -26,7 +26,7 @@ fn in_child(body: impl FnOnce() -> bool) -> Pid {
     }
 }
 
-fn assert_good(child: Pid) {
+pub(crate) fn assert_good(child: Pid) {
     let status = waitpid(child, None).unwrap();
     assert_eq!(status, WaitStatus::Exited(child, 0));
 }

@@ -14,7 +14,7 @@ mod death;
 mod encoding;
 mod errors;
 mod forced;
-mod forks;
+pub(crate) mod forks;
 mod future;
 mod idle;
 mod initializer;

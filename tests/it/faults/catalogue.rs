@@ -140,6 +140,10 @@ pub(super) const SECTIONS: &[(&str, &[(u32, &str)])] = &[
 
 /// Faults without a meaning here, and why.
 pub(super) const NONE: &[(u32, &str)] = &[
+    (
+        30,
+        "There is no heartbeat that could lie: a process lives as its pidfd says, and a job that does not end meets its time limits.",
+    ),
     (38, "A worker runs one job at a time, so a death has one culprit."),
     (
         51,

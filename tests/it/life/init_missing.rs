@@ -8,6 +8,7 @@ use super::fixture::{Fixture, is_installed};
 use crate::support::{TempDir, test, test_within};
 
 /// Goal: a program without `init()` is told so before it starts anything: its worker would be its `main` again.
+/// Covers: F-34
 #[test]
 fn a_forgotten_init_is_told_before_any_process_is_started() {
     test(|| {
@@ -21,6 +22,7 @@ fn a_forgotten_init_is_told_before_any_process_is_started() {
 }
 
 /// Goal: workers that miss `init()` do not multiply, and every job is told why it did not run.
+/// Covers: F-34
 #[test]
 fn an_init_that_workers_miss_ends_every_job_with_one_sentence() {
     test(|| {

@@ -77,6 +77,7 @@ fn an_initializer_that_panics_breaks_the_pool() {
 
 /// Goal: an initializer that never returns is killed, and breaks the pool although each start takes longer
 /// than the window in which starts are counted.
+/// Covers: F-33
 #[test]
 fn an_initializer_that_hangs_breaks_the_pool() {
     fn hang(_: ()) {
@@ -93,6 +94,7 @@ fn an_initializer_that_hangs_breaks_the_pool() {
 }
 
 /// Goal: an initializer that ends the process breaks the pool, with the exit code and its last words.
+/// Covers: F-32
 #[test]
 fn an_initializer_that_exits_breaks_the_pool() {
     fn exit(_: ()) {

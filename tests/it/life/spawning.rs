@@ -19,6 +19,7 @@ fn a_host_that_ignores_sigchld_learns_of_deaths() {
 
 /// Goal: a library that reaps our children takes the status of a death, never the news of it.
 /// Method: a thread of the host waits for any child, all the time. Who is first is chance.
+/// Covers: F-70
 #[test]
 fn a_host_whose_children_are_reaped_by_others_learns_of_deaths() {
     test(|| {
