@@ -49,6 +49,13 @@ pub fn usable_cpus() -> io::Result<Vec<u32>> {
     Ok((0..CpuSet::count()).filter(is_usable).map(|cpu| cpu as u32).collect())
 }
 
+/// How many CPUs there are, whether this process may use them or not.
+pub fn online_cpus() -> u64 {
+    // SAFETY: the call takes an integer and touches no memory of ours.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u64::try_from(count).unwrap_or(1).max(1)
+}
+
 /// Makes this thread, and those that it starts, run on this CPU only.
 pub fn pin_to(cpu: u32) -> io::Result<()> {
     let mut set = CpuSet::new();

@@ -44,6 +44,8 @@ pub const PROGRESS_TEXT_MAX: usize = 32 * WORD;
 pub const PANIC_BYTES_MAX: usize = 512 * WORD;
 
 const RECORD_HEADER: usize = 8;
+/// Bits of a name's length in the header of a job; the one above them says whether CPU time is noted.
+const NAME_LEN_BITS: u32 = 31;
 
 // Word offsets. Lines of eight words that one side writes and the other reads are kept apart.
 const POSITION: usize = 0;
@@ -65,6 +67,8 @@ const PROGRESS_SEQUENCE: usize = 64;
 const PROGRESS_TICKET: usize = 65;
 const PROGRESS_FRACTION: usize = 66;
 const PROGRESS_LEN: usize = 67;
+const CPU_TICKET: usize = 68;
+const CPU_STARTED: usize = 69;
 const PROGRESS_TEXT: usize = 72;
 const PANIC_BYTES: usize = PROGRESS_TEXT + PROGRESS_TEXT_MAX / WORD;
 const CLAIMS: usize = PANIC_BYTES + PANIC_BYTES_MAX / WORD;
@@ -154,8 +158,10 @@ pub struct JobHeader {
     pub first: u32,
     /// How many elements follow.
     pub count: u32,
-    /// Bytes of the task's name that precede the elements; 0 if the job is called by offset.
+    /// Bytes of the task's name that precede the elements; 0 if the job is called by offset. Below 2^31.
     pub name_len: u32,
+    /// True if the worker shall note its CPU time before each element.
+    pub note_cpu: bool,
     /// The trampoline's offset; for a named task, 0 for JSON and 1 for binary.
     pub run: u64,
     /// The function's offset; for a named task in binary form, its fingerprint.
@@ -282,6 +288,18 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     /// True if the job of `ticket` was asked to stop.
     pub fn is_asked_to_stop(&self, ticket: Ticket) -> bool {
         self.word(STOP).load(Ordering::Acquire) == ticket.word()
+    }
+
+    /// Worker: what CPU time it had used, in nanoseconds, when it began the current element of `ticket`.
+    pub fn set_cpu_at_start(&self, ticket: Ticket, cpu_ns: u64) {
+        self.word(CPU_STARTED).store(cpu_ns, Ordering::Relaxed);
+        self.word(CPU_TICKET).store(ticket.word(), Ordering::Release);
+    }
+
+    /// The same, on the pool's side; `None` if no element of `ticket` was begun, or nobody asked.
+    pub fn cpu_at_start(&self, ticket: Ticket) -> Option<u64> {
+        (self.word(CPU_TICKET).load(Ordering::Acquire) == ticket.word())
+            .then(|| self.word(CPU_STARTED).load(Ordering::Relaxed))
     }
 
     /// Worker: records a progress report. Callers on several threads must take turns.

@@ -251,6 +251,8 @@ pub enum StopCause {
     Abort,
     /// It has run for as long as its time limit allows, which is this.
     Timeout(Duration),
+    /// It has used as much CPU time as its limit allows, which is this.
+    CpuTimeout(Duration),
 }
 
 /// Receives the events of a pool, from the call of [`ProcessPool::events`](crate::ProcessPool::events) on. Each
@@ -406,6 +408,7 @@ impl fmt::Display for StopCause {
         match self {
             StopCause::Abort => f.write_str("aborted"),
             StopCause::Timeout(limit) => write!(f, "time limit of {limit:?}"),
+            StopCause::CpuTimeout(limit) => write!(f, "CPU time limit of {limit:?}"),
         }
     }
 }

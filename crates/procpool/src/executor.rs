@@ -146,6 +146,8 @@ impl Rejection {
 pub struct Options {
     /// Time limit from the job's start.
     pub timeout: Option<Duration>,
+    /// Limit on the CPU time of each attempt.
+    pub cpu_timeout: Option<Duration>,
     /// How often a job that killed its worker is run again.
     pub retries: Option<u32>,
 }

@@ -40,6 +40,14 @@ impl<'p, A: Data, R: Data> Job<'p, A, R> {
         self
     }
 
+    /// The limit on the CPU time of each attempt, in place of the pool's, more or less. See
+    /// [`cpu_timeout`](crate::ProcessPoolBuilder::cpu_timeout). On a [`ThreadPool`](crate::ThreadPool) it
+    /// counts the thread that runs the job, not those that the job starts.
+    pub fn cpu_timeout(mut self, limit: Duration) -> Self {
+        self.options.cpu_timeout = Some(limit);
+        self
+    }
+
     /// How often the job is run again if it kills its worker, in place of the pool's setting.
     pub fn retries(mut self, retries: u32) -> Self {
         self.options.retries = Some(retries);

@@ -338,6 +338,7 @@ impl Backend for PoolCore {
                 let limits = Limits {
                     retries: options.retries.unwrap_or(settings.retries),
                     timeout: options.timeout.or(settings.job_timeout),
+                    cpu_timeout: options.cpu_timeout.or(settings.cpu_timeout),
                     payload: settings.payload_limit,
                 };
                 let entry = Entry::new(cell, target, payload, count, clock::monotonic_ns(), limits);

@@ -10,7 +10,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use procpool_sys::fork;
 
@@ -28,7 +28,7 @@ use crate::map::Map;
 use crate::report::{Progress, Report};
 use crate::supervisor::callbacks::CallbackThreads;
 use crate::supervisor::queue::Queue;
-use timers::Timers;
+use timers::{Limits, Timers};
 
 /// The most threads of a pool by default, as in CPython: enough to wait on many things at once.
 const THREADS_MAX_DEFAULT: usize = 32;
@@ -93,7 +93,7 @@ struct State {
 struct Task {
     cell: Arc<JobCell>,
     run: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>,
-    timeout: Option<Duration>,
+    limits: Limits,
     submitted: Instant,
 }
 
@@ -182,7 +182,9 @@ impl ThreadPool {
     pub fn spawn<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> JobFuture<R> {
         let cell = JobCell::new(self.backend.control(), Location::caller(), None, 0);
         let run: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send> = Box::new(move || Box::new(f()));
-        if let Err(rejection) = self.backend.0.accept(Arc::clone(&cell), None, || Some(run)) {
+        if let Err(rejection) =
+            self.backend.0.accept(Arc::clone(&cell), Limits::default(), || Some(run))
+        {
             let ended = Ended::new(Err(rejection.into_job_error()), Report::default());
             cell.complete(ended).run();
         }
@@ -233,7 +235,8 @@ impl Backend for ThreadBackend {
         options: &Options,
         _when_full: WhenFull,
     ) -> Result<(), Rejection> {
-        self.0.accept(promise.0, options.timeout, || call.local())
+        let limits = Limits { timeout: options.timeout, cpu_timeout: options.cpu_timeout };
+        self.0.accept(promise.0, limits, || call.local())
     }
 
     fn workers(&self) -> usize {
@@ -258,7 +261,7 @@ impl Inner {
     fn accept(
         self: &Arc<Self>,
         cell: Arc<JobCell>,
-        timeout: Option<Duration>,
+        limits: Limits,
         run: impl FnOnce() -> Option<Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>>,
     ) -> Result<(), Rejection> {
         if fork::is_child() {
@@ -286,7 +289,7 @@ impl Inner {
         state.queue.insert(
             priority,
             sequence,
-            Task { cell, run, timeout, submitted: Instant::now() },
+            Task { cell, run, limits, submitted: Instant::now() },
         );
         drop(state);
         self.work.notify_one();
@@ -329,7 +332,7 @@ impl Inner {
     }
 
     fn run(&self, task: Task, index: usize) {
-        let Task { cell, run, timeout, submitted } = task;
+        let Task { cell, run, limits, submitted } = task;
         let started = Instant::now();
         let mut report = Report {
             attempts: 1,
@@ -338,9 +341,7 @@ impl Inner {
             worker: Some(index),
             ..Report::default()
         };
-        if let Some(timeout) = timeout {
-            self.timers.set(started, timeout, &cell, &report, &self.callbacks);
-        }
+        self.timers.set(started, &limits, &cell, &report, &self.callbacks);
         let result = {
             let _context = Context::in_thread(&cell, index).enter();
             catch_unwind(AssertUnwindSafe(run))

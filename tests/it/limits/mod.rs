@@ -1,5 +1,6 @@
 //! Limits on workers, and workers that are replaced before they do harm.
 
+mod cpu;
 mod idle;
 mod inherited;
 mod resources;

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
     Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_STREAMED, FLAG_USAGE,
-    INLINE_WORDS_MAX, JobHeader, PENDING, PENDING_AT, POOL_SLEEPS, RECORD_HEADER, RING_WORDS,
-    ResultHeader, TICKETS_MAX, Ticket, Usage, WORKER_SLEEPS, claim_word,
+    INLINE_WORDS_MAX, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT, POOL_SLEEPS, RECORD_HEADER,
+    RING_WORDS, ResultHeader, TICKETS_MAX, Ticket, Usage, WORKER_SLEEPS, claim_word,
 };
 use crate::elements::{self, WORD};
 use crate::ring::Corrupt;
@@ -58,7 +58,9 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
         ring.put(at + 1, job.ticket.word());
         ring.put(at + 2, job.job);
         ring.put(at + 3, u64::from(job.first) << 32 | u64::from(job.attempt));
-        ring.put(at + 4, u64::from(job.name_len) << 32 | u64::from(job.count));
+        debug_assert_eq!(job.name_len >> NAME_LEN_BITS, 0);
+        let name_len = u64::from(job.note_cpu) << NAME_LEN_BITS | u64::from(job.name_len);
+        ring.put(at + 4, name_len << 32 | u64::from(job.count));
         ring.put(at + 5, job.run);
         ring.put(at + 6, job.function);
         ring.put(at + 7, streamed);

@@ -22,7 +22,17 @@ fn ends() -> (PoolEnd<Memory>, WorkerEnd<Memory>) {
 
 fn job(index: u32) -> JobHeader {
     let ticket = Ticket { index, generation: 1 };
-    JobHeader { ticket, job: 17, attempt: 2, first: 3, count: 1, name_len: 0, run: 5, function: 6 }
+    JobHeader {
+        ticket,
+        job: 17,
+        attempt: 2,
+        first: 3,
+        count: 1,
+        name_len: 0,
+        note_cpu: false,
+        run: 5,
+        function: 6,
+    }
 }
 
 fn result(ticket: Ticket) -> ResultHeader {
@@ -135,4 +145,24 @@ fn progress_is_read_whole_or_not_at_all() {
     worker.block().set_progress(ticket, 1.0, &"é".repeat(1000));
     let (_, text) = pool.block().progress(ticket).unwrap();
     assert_eq!(text, "é".repeat(PROGRESS_TEXT_MAX / 2));
+}
+
+/// Goal: a job whose CPU time is limited says so, beside a name of any length, and its start is told from
+/// that of the job before it.
+#[test]
+fn cpu_time_at_the_start_of_a_job_is_the_jobs_own() {
+    let (mut pool, mut worker) = ends();
+    let mut out = Vec::new();
+    for (note_cpu, name) in [(true, "n".repeat(1000)), (false, "n".into()), (true, String::new())] {
+        let sent = JobHeader { note_cpu, name_len: name.len() as u32, ..job(0) };
+        assert_eq!(pool.send(&sent, name.as_bytes(), Body::Inline, &element(b"")), Ok(true));
+        assert_eq!(worker.next_job(&mut out).unwrap().unwrap().0, sent);
+    }
+    let (first, second) = (job(0).ticket, job(1).ticket);
+    assert_eq!(pool.block().cpu_at_start(first), None);
+    worker.block().set_cpu_at_start(first, 500);
+    assert_eq!(pool.block().cpu_at_start(first), Some(500));
+    assert_eq!(pool.block().cpu_at_start(second), None);
+    worker.block().set_cpu_at_start(second, 700);
+    assert_eq!(pool.block().cpu_at_start(first), None);
 }

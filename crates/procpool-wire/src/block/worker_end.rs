@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
     Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_STREAMED, FLAG_USAGE, JobHeader,
-    PENDING, PENDING_AT, POOL_SLEEPS, POSITION, Phase, RECORD_HEADER, ResultHeader, STARTED,
-    TICKET, TICKETS_MAX, Ticket, WORKER_SLEEPS, claim_word,
+    NAME_LEN_BITS, PENDING, PENDING_AT, POOL_SLEEPS, POSITION, Phase, RECORD_HEADER, ResultHeader,
+    STARTED, TICKET, TICKETS_MAX, Ticket, WORKER_SLEEPS, claim_word,
 };
 use crate::elements::{self, Kind, WORD};
 use crate::ring::Corrupt;
@@ -54,6 +54,8 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         }
         let (attempt, first) = (ring.get(at + 3) as u32, (ring.get(at + 3) >> 32) as u32);
         let (count, name_len) = (ring.get(at + 4) as u32, (ring.get(at + 4) >> 32) as u32);
+        let note_cpu = name_len >> NAME_LEN_BITS != 0;
+        let name_len = name_len & ((1 << NAME_LEN_BITS) - 1);
         let header = JobHeader {
             ticket: Ticket::from_word(ring.get(at + 1)),
             job: ring.get(at + 2),
@@ -61,6 +63,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
             first,
             count,
             name_len,
+            note_cpu,
             run: ring.get(at + 5),
             function: ring.get(at + 6),
         };

@@ -71,6 +71,18 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// The limit on the CPU time of each attempt of a job; in a chunk of a `map`, of each element. By default
+    /// there is none. What the worker had used before does not count; all threads of the worker do, and
+    /// programs that the job has started and waited for (of these the last 20 ms may be missed). A job that
+    /// has used it up is stopped as after [`job_timeout`](Self::job_timeout), and ends as
+    /// [`TimedOut`](crate::JobError::TimedOut) with [`Limit::Cpu`](crate::Limit::Cpu). That is noticed after
+    /// 1 % of the limit more, on each CPU: never less than 1 ms, never more than 50 ms. Unlike RLIMIT_CPU
+    /// (setrlimit(2)), which counts whole seconds from the worker's start.
+    pub fn cpu_timeout(mut self, limit: Duration) -> Self {
+        self.settings.cpu_timeout = Some(limit);
+        self
+    }
+
     /// Whether each worker runs on one CPU only: worker 0 on the first that the host may use, worker 1 on
     /// the second, and so on, from the first again when there are no more (sched_setaffinity(2)). Default
     /// false: the kernel places them. To pin pays where jobs keep much in a CPU's own caches and nothing

@@ -71,8 +71,8 @@ pub(crate) struct PoolChannel {
     generation: u32,
     in_flight: usize,
     average_ns: u64,
-    /// The shortest time limit since the worker was last without jobs.
-    shortest_timeout: Option<Duration>,
+    /// How soon after its start one of the jobs since the worker was last without can reach a limit.
+    first_look: Option<Duration>,
     pub(crate) intake: Intake,
     /// Jobs that may still be sent to this worker.
     quota: Option<u64>,
@@ -137,7 +137,7 @@ impl PoolChannel {
             generation: 0,
             in_flight: 0,
             average_ns: AVERAGE_FIRST_NS,
-            shortest_timeout: None,
+            first_look: None,
             intake: Intake::Open,
             quota,
             jobs_done: 0,
@@ -217,8 +217,8 @@ impl PoolChannel {
             self.outgoing.push_back(Outgoing::Frame(head.to_vec(), 0));
             self.outgoing.push_back(Outgoing::Shared(bytes, from));
         }
-        if let Some(timeout) = entry.timeout() {
-            self.shortest_timeout = Some(self.shortest_timeout.map_or(timeout, |s| s.min(timeout)));
+        if let Some(after) = entry.first_look() {
+            self.first_look = Some(self.first_look.map_or(after, |first| first.min(after)));
         }
         self.sent[index as usize] = Some(Sent { entry, ticket, stopping: None });
         self.order.push_back(ticket);
@@ -470,7 +470,7 @@ impl PoolChannel {
         }
         if self.in_flight == 0 {
             self.order.clear();
-            self.shortest_timeout = None;
+            self.first_look = None;
         }
         while let Some(first) = self.order.front()
             && self.sent[first.index as usize].as_ref().is_none_or(|sent| sent.ticket != *first)
@@ -565,9 +565,14 @@ impl PoolChannel {
             .count()
     }
 
-    /// No job here has a shorter time limit than this.
-    pub(crate) fn shortest_timeout_ns(&self) -> Option<u64> {
-        self.shortest_timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+    /// No job here can reach a limit sooner after its start than this.
+    pub(crate) fn first_look_ns(&self) -> Option<u64> {
+        self.first_look.map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// What CPU time the worker had used when it began the current element of a job that has a limit on it.
+    pub(crate) fn cpu_at_start(&self, ticket: Ticket) -> Option<u64> {
+        self.end.block().cpu_at_start(ticket)
     }
 
     /// Marks a started job as being stopped, and tells it so.

@@ -177,7 +177,7 @@ impl Dispatch {
     pub(crate) fn accept(&mut self, mut entry: Entry) -> bool {
         self.stats.submitted += 1;
         entry.sequence = self.queue.number();
-        let must_look = entry.timeout().is_some_and(|timeout| self.look_no_later_than(timeout));
+        let must_look = entry.first_look().is_some_and(|after| self.look_no_later_than(after));
         if entry.cell.priority > self.lowest_sent {
             self.make_way(entry.cell.priority);
         }
@@ -303,8 +303,8 @@ impl Dispatch {
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);
         };
-        let (cell, priority, timeout) =
-            (Arc::clone(&entry.cell), entry.cell.priority, entry.timeout());
+        let (cell, priority, first_look) =
+            (Arc::clone(&entry.cell), entry.cell.priority, entry.first_look());
         let ticket = channel.send(entry)?;
         Place::Sent(slot, ticket.index).note(&cell);
         if self.sent == 0 {
@@ -312,8 +312,8 @@ impl Dispatch {
             self.highest_sent = i32::MIN;
         }
         self.sent += 1;
-        if let Some(timeout) = timeout {
-            self.look_no_later_than(timeout);
+        if let Some(after) = first_look {
+            self.look_no_later_than(after);
         }
         self.lowest_sent = self.lowest_sent.min(priority);
         self.highest_sent = self.highest_sent.max(priority);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use procpool_wire::block::{BlackBox, JobHeader, Phase as WorkerPhase, ResultHeader, Ticket};
 use procpool_wire::elements::{self, Kind, WORD};
 
+use super::cpu_limit;
 use crate::cell::{Bytes, Ended, JobCell, Part, Value};
 use crate::job_error::{EndedBy, JobError, Limit, Phase, Timeout};
 use crate::report::Report;
@@ -67,6 +68,7 @@ pub(crate) struct Entry {
 pub(crate) struct Limits {
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) cpu_timeout: Option<Duration>,
     pub(crate) payload: Option<u64>,
 }
 
@@ -84,7 +86,7 @@ struct Past {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopReason {
     Abort,
-    Timeout(Duration),
+    Timeout(Limit, Duration),
 }
 
 /// What follows from something that happened to a job.
@@ -130,6 +132,17 @@ impl Entry {
         self.limits.as_ref()?.timeout
     }
 
+    pub(crate) fn cpu_timeout(&self) -> Option<Duration> {
+        self.limits.as_ref()?.cpu_timeout
+    }
+
+    /// How soon after its start, at the earliest, one of its limits can be reached.
+    pub(crate) fn first_look(&self) -> Option<Duration> {
+        let limits = self.limits.as_ref()?;
+        let cpu = limits.cpu_timeout.map(cpu_limit::first_look);
+        limits.timeout.into_iter().chain(cpu).min()
+    }
+
     fn retries(&self) -> u32 {
         self.limits.as_ref().map_or(0, |limits| limits.retries)
     }
@@ -164,6 +177,7 @@ impl Entry {
             first: self.done,
             count: self.remaining(),
             name_len,
+            note_cpu: self.cpu_timeout().is_some(),
             run,
             function,
         };
@@ -300,14 +314,9 @@ impl Entry {
                 Next::Requeue(rest) => rest.stopped_between(reason),
                 complete => complete,
             },
-            StopReason::Timeout(after) => {
+            StopReason::Timeout(limit, after) => {
                 let label = self.cell.label();
-                self.fail_current(JobError::TimedOut(Timeout {
-                    limit: Limit::Job,
-                    after,
-                    ended_by,
-                    label,
-                }))
+                self.fail_current(JobError::TimedOut(Timeout { limit, after, ended_by, label }))
             }
         }
     }
@@ -318,7 +327,7 @@ impl Entry {
             StopReason::Abort => {
                 Next::Complete(self.fail_rest(&JobError::Cancelled { started: false }))
             }
-            StopReason::Timeout(_) => self.next(),
+            StopReason::Timeout(..) => self.next(),
         }
     }
 

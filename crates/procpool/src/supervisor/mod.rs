@@ -14,6 +14,7 @@
 mod burial;
 pub(crate) mod callbacks;
 pub(crate) mod channel;
+mod cpu_limit;
 pub(crate) mod dispatch;
 pub(crate) mod entry;
 mod idle;

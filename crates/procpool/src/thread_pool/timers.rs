@@ -7,10 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use procpool_sys::clock;
+
 use crate::cell::{Ended, JobCell};
 use crate::job_error::{EndedBy, JobError, Limit, Timeout};
 use crate::report::Report;
 use crate::supervisor::callbacks::CallbackThreads;
+
+/// Looks at a thread's CPU time are at least so far apart: a job that sleeps just before its limit shall
+/// not keep us busy.
+const CPU_LOOKS_APART: Duration = Duration::from_millis(5);
 
 /// The time limits of running jobs, watched by one thread, which is there from the first limit on.
 #[derive(Default)]
@@ -29,8 +35,28 @@ struct TimerState {
     closed: bool,
 }
 
+/// The limits of a job. Most jobs have none.
+#[derive(Default)]
+pub(super) struct Limits {
+    pub(super) timeout: Option<Duration>,
+    pub(super) cpu_timeout: Option<Duration>,
+}
+
+/// What a timer watches.
+enum Watched {
+    Time,
+    /// The CPU time of this thread, from what it had used when the job began, in nanoseconds.
+    Cpu {
+        thread: i32,
+        at_start: u64,
+        started: Instant,
+    },
+}
+
 struct Timer {
+    /// When to look: the limit is reached then, or later.
     at: Instant,
+    watched: Watched,
     after: Duration,
     cell: Weak<JobCell>,
     report: Report,
@@ -38,10 +64,30 @@ struct Timer {
 }
 
 impl Timers {
+    /// Watches the job that begins now on this thread.
     pub(super) fn set(
         &self,
         started: Instant,
+        limits: &Limits,
+        cell: &Arc<JobCell>,
+        report: &Report,
+        callbacks: &CallbackThreads,
+    ) {
+        if let Some(after) = limits.timeout {
+            self.set_one(started, after, Watched::Time, cell, report, callbacks);
+        }
+        if let Some(after) = limits.cpu_timeout {
+            let (thread, at_start) = (clock::thread_id(), clock::thread_cpu_ns());
+            let watched = Watched::Cpu { thread, at_start, started };
+            self.set_one(started, after, watched, cell, report, callbacks);
+        }
+    }
+
+    fn set_one(
+        &self,
+        started: Instant,
         after: Duration,
+        watched: Watched,
         cell: &Arc<JobCell>,
         report: &Report,
         callbacks: &CallbackThreads,
@@ -54,6 +100,7 @@ impl Timers {
         let report = Report { ran: after, ..report.clone() };
         state.due.push(Reverse(Timer {
             at,
+            watched,
             after,
             cell: Arc::downgrade(cell),
             report,
@@ -97,10 +144,10 @@ impl TimerShared {
                 Some(at) if at <= now => {
                     let timer = state.due.pop();
                     drop(state);
-                    if let Some(Reverse(timer)) = timer {
-                        timer.fire();
-                    }
-                    self.lock()
+                    let again = timer.and_then(|Reverse(timer)| timer.fire());
+                    let mut state = self.lock();
+                    state.due.extend(again.map(Reverse));
+                    state
                 }
                 Some(at) => {
                     self.changed
@@ -115,21 +162,30 @@ impl TimerShared {
 }
 
 impl Timer {
-    fn fire(self) {
-        let Some(cell) = self.cell.upgrade() else {
-            return;
+    /// Ends the job if its limit is reached; else answers itself, to look once more.
+    fn fire(mut self) -> Option<Timer> {
+        let cell = self.cell.upgrade().filter(|cell| !cell.is_done())?;
+        let limit = match self.watched {
+            Watched::Time => Limit::Job,
+            Watched::Cpu { thread, at_start, started } => {
+                let used = clock::thread_cpu_ns_of(thread)?.saturating_sub(at_start);
+                let left = self.after.saturating_sub(Duration::from_nanos(used));
+                if !left.is_zero() {
+                    self.at = Instant::now().checked_add(left.max(CPU_LOOKS_APART))?;
+                    return Some(self);
+                }
+                self.report.ran = started.elapsed();
+                Limit::Cpu
+            }
         };
-        let timeout = Timeout {
-            limit: Limit::Job,
-            after: self.after,
-            ended_by: EndedBy::Term,
-            label: cell.label(),
-        };
+        let timeout =
+            Timeout { limit, after: self.after, ended_by: EndedBy::Term, label: cell.label() };
         let ended = Ended::new(Err(JobError::TimedOut(timeout)), self.report);
         let callbacks = cell.complete(ended);
         // Only now: a job that returns as soon as it sees the flag would be done with a value instead.
         cell.stop.store(true, Ordering::Relaxed);
         self.callbacks.run(callbacks);
+        None
     }
 }
 

@@ -82,6 +82,7 @@ pub(super) fn serve(
         first: 0,
         count: 0,
         name_len: 0,
+        note_cpu: false,
         run: 0,
         function: 0,
     };
@@ -297,6 +298,9 @@ impl Running {
         }
         self.element = element;
         self.step = Step::Open;
+        if self.header.note_cpu {
+            self.block.block.set_cpu_at_start(self.header.ticket, clock::tree_cpu_ns());
+        }
         self.end.begin_element(element, self.now_ns);
     }
 

@@ -8,8 +8,9 @@ use super::{Admission, Dispatch, Place, Request};
 use crate::Error;
 use crate::cell::JobCell;
 use crate::events::{Event, StopCause};
-use crate::job_error::JobError;
+use crate::job_error::{JobError, Limit};
 use crate::supervisor::channel::{Intake, PoolChannel};
+use crate::supervisor::cpu_limit;
 use crate::supervisor::entry::{Completion, StopReason};
 use crate::supervisor::machine::Manner;
 use crate::supervisor::nanoseconds;
@@ -73,7 +74,8 @@ impl Dispatch {
                 let (job, pid) = (entry.cell.id, channel.pid);
                 let cause = match reason {
                     StopReason::Abort => StopCause::Abort,
-                    StopReason::Timeout(limit) => StopCause::Timeout(limit),
+                    StopReason::Timeout(Limit::Cpu, limit) => StopCause::CpuTimeout(limit),
+                    StopReason::Timeout(_, limit) => StopCause::Timeout(limit),
                 };
                 self.notes.push(Event::JobStopping { job, worker: slot, pid, cause });
                 Some(if black_box.cooperative { Manner::Cooperative } else { Manner::Plain })
@@ -110,33 +112,44 @@ impl Dispatch {
             let Some(channel) = &self.channels[slot] else {
                 continue;
             };
-            let Some(shortest) = channel.shortest_timeout_ns() else {
+            let Some(first_look) = channel.first_look_ns() else {
                 continue;
             };
             // A job that starts after this look cannot be over before this moment.
-            let mut look_at = now.saturating_add(shortest);
+            let mut look_at = now.saturating_add(first_look);
             let running = channel.running();
             if running.as_ref().is_some_and(|(_, _, stopping, _)| stopping.is_some()) {
                 // It gets no further job before it has ended this one.
                 continue;
             }
-            if let Some((ticket, entry, _, black_box)) = running
-                && let Some(timeout) = entry.timeout()
-            {
-                // The worker's word on when it started counts within reason only.
-                let started = black_box.started_ns.min(now);
-                let over_at = started.saturating_add(nanoseconds(timeout));
-                if over_at <= now {
+            if let Some((ticket, entry, _, black_box)) = running {
+                let mut over = None;
+                if let Some(timeout) = entry.timeout() {
+                    // The worker's word on when it started counts within reason only.
+                    let started = black_box.started_ns.min(now);
+                    let over_at = started.saturating_add(nanoseconds(timeout));
+                    over = (over_at <= now).then_some((Limit::Job, timeout));
+                    look_at = look_at.min(over_at);
+                }
+                if let (None, Some(limit)) = (over, entry.cpu_timeout()) {
+                    let at_start = channel.cpu_at_start(ticket);
+                    match cpu_limit::next_look(at_start, channel.pid, limit) {
+                        Some(after) => {
+                            look_at = look_at.min(now.saturating_add(nanoseconds(after)))
+                        }
+                        None => over = Some((Limit::Cpu, limit)),
+                    }
+                }
+                if let Some((limit, after)) = over {
                     // A host that was suspended finds the time over and the result in the ring.
                     let harvest = self.harvest(slot, PoolChannel::read_results);
                     completions.extend(harvest.completions);
-                    if !self.stop_job(slot, ticket, StopReason::Timeout(timeout)) {
+                    if !self.stop_job(slot, ticket, StopReason::Timeout(limit, after)) {
                         // It has ended; look again at once, at the one that runs now.
                         next = now;
                     }
                     continue;
                 }
-                look_at = look_at.min(over_at);
             }
             next = next.min(look_at);
         }
