@@ -50,6 +50,13 @@ pub fn watch() -> io::Result<()> {
     Ok(())
 }
 
+/// In a forked child that is a process in its own right from now on, not the copy of a host.
+pub fn settle() {
+    if let Some(page) = PAGE.get() {
+        page.word().store(1, Ordering::Relaxed);
+    }
+}
+
 /// True in a process forked from one that watches.
 #[inline]
 pub fn is_child() -> bool {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, setpgid};
 
 use crate::image::Image;
 use born::{Failure, Plan};
@@ -186,6 +186,23 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 }
 
 impl Process {
+    /// Takes charge of a child of this process that somebody else has made: a fork server says that it has this
+    /// id. It shall lead a process group, and is helped to if it has not come to that yet.
+    ///
+    /// # Errors
+    /// If this process has no such child, which then is left alone.
+    pub fn adopt(id: u32) -> io::Result<Process> {
+        let pidfd = pidfd_open(id)?;
+        // A stranger is not ours to signal. An unreaped child of ours is, and its id is its own until we reap it.
+        if exit_of(&pidfd)?.is_some_and(|exit| exit == Exit::Unknown) {
+            return Err(io::Error::from_raw_os_error(libc::ECHILD));
+        }
+        let pid = Pid::from_raw(id as i32);
+        // An error means that it has done so itself and gone on, or is gone.
+        let _ = setpgid(pid, pid);
+        Ok(Process { id, pidfd, state: State::Unreaped })
+    }
+
     /// The process id; that of its group as well.
     pub fn id(&self) -> u32 {
         self.id
@@ -218,32 +235,7 @@ impl Process {
 
     /// How it ended, if it has. It stays unreaped.
     pub fn exit(&self) -> io::Result<Option<Exit>> {
-        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        let fd = self.pidfd.as_raw_fd() as libc::id_t;
-        // SAFETY: `info` is a valid place for one siginfo_t, and the descriptor is ours.
-        let result = unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) };
-        if result != 0 {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(libc::ECHILD) => Ok(Some(Exit::Unknown)),
-                _ => Err(error),
-            };
-        }
-        // SAFETY: all zeroes is a valid siginfo_t, and waitid has filled it if there was something to say.
-        let info = unsafe { info.assume_init() };
-        // SAFETY: after waitid these fields are the ones that are set; zero means "still running".
-        let pid = unsafe { info.si_pid() };
-        if pid == 0 {
-            return Ok(None);
-        }
-        // SAFETY: as above.
-        let status = unsafe { info.si_status() };
-        Ok(Some(match info.si_code {
-            libc::CLD_EXITED => Exit::Code(status),
-            libc::CLD_DUMPED => Exit::Signal(status, true),
-            _ => Exit::Signal(status, false),
-        }))
+        exit_of(&self.pidfd)
     }
 
     /// Kills what is left of the group and reaps the leader, in this order: once it is reaped, its id
@@ -273,6 +265,36 @@ fn reap_by(pidfd: &OwnedFd) {
             return;
         }
     }
+}
+
+/// How the child behind a pidfd ended, if it has; [`Exit::Unknown`] if it is no child of ours, or not any more.
+fn exit_of(pidfd: &OwnedFd) -> io::Result<Option<Exit>> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let fd = pidfd.as_raw_fd() as libc::id_t;
+    // SAFETY: `info` is a valid place for one siginfo_t, and the descriptor is ours.
+    let result = unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::ECHILD) => Ok(Some(Exit::Unknown)),
+            _ => Err(error),
+        };
+    }
+    // SAFETY: all zeroes is a valid siginfo_t, and waitid has filled it if there was something to say.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: after waitid these fields are the ones that are set; zero means "still running".
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    Ok(Some(match info.si_code {
+        libc::CLD_EXITED => Exit::Code(status),
+        libc::CLD_DUMPED => Exit::Signal(status, true),
+        _ => Exit::Signal(status, false),
+    }))
 }
 
 impl Drop for Process {
@@ -323,6 +345,12 @@ mod tests {
         assert_eq!(wait(&process), Exit::Code(1));
         assert_eq!(process.exit().unwrap(), Some(Exit::Code(1)));
         process.reap();
+    }
+
+    #[test]
+    fn only_a_child_is_adopted() {
+        let error = Process::adopt(1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECHILD));
     }
 
     /// `cat` copies its control channel to standard output, so it lives until that is closed.

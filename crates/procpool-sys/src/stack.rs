@@ -19,13 +19,15 @@ static GUARD_START: AtomicUsize = AtomicUsize::new(0);
 static GUARD_END: AtomicUsize = AtomicUsize::new(0);
 
 /// Makes an overflow of the calling thread's stack end the process with a message and SIGABRT, as in any
-/// Rust program, unless somebody has seen to that already. For one thread of a process.
+/// Rust program, unless somebody else has seen to that already. For one thread of a process, the last that asked.
 pub fn report_overflow() -> io::Result<()> {
     let mut before = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: no action is set; `before` is a valid place for the current one.
     check(unsafe { libc::sigaction(libc::SIGSEGV, ptr::null(), before.as_mut_ptr()) })?;
+    // A fork server may have installed ours for its own thread, of which a worker has a copy.
+    let ours = handler as *const () as usize;
     // SAFETY: all zeroes is a valid sigaction, and the call has filled it.
-    if unsafe { before.assume_init() }.sa_sigaction != libc::SIG_DFL {
+    if ![libc::SIG_DFL, ours].contains(&unsafe { before.assume_init() }.sa_sigaction) {
         return Ok(());
     }
     let (start, guard) = stack_of_this_thread()?;
@@ -41,7 +43,7 @@ pub fn report_overflow() -> io::Result<()> {
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         // SAFETY: all zeroes is a valid sigaction.
         let mut action: libc::sigaction = unsafe { zeroed() };
-        action.sa_sigaction = handler as *const () as usize;
+        action.sa_sigaction = ours;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         // SAFETY: the handler calls only async-signal-safe functions: write, abort, sigaction.
         check(unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) })?;

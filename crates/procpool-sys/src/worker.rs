@@ -69,8 +69,9 @@ fn duplicate(fd: &impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Signal mask and ignored signals are inherited over exec; a job expects neither.
-fn reset_signals() -> io::Result<()> {
+/// Empties the signal mask, and lets no signal be ignored but SIGPIPE: both are inherited over fork and exec, and
+/// a job expects neither.
+pub fn reset_signals() -> io::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());

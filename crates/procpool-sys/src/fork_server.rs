@@ -1,0 +1,181 @@
+//! Forking workers off a process that was made for it: a fork server.
+//!
+//! The new process is the host's direct child (`CLONE_PARENT`), so the host watches, signals and reaps it
+//! like one that it has spawned itself. It goes on with a copy of all memory and with the descriptors of the
+//! server. `fork` of the C library cannot do that, so this module makes the system call itself and puts right
+//! in the child what the library would: the thread's id that it keeps, and the list of robust mutexes. Nothing
+//! else of it needs repair, because a fork server has one thread, which is here and holds no lock.
+
+use std::ffi::c_void;
+use std::fs;
+use std::io;
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Pid, dup2_stderr, setpgid};
+
+use crate::fork as watch;
+
+/// The signal that a fork server's children send on their death is that of the server itself, SIGCHLD
+/// (clone(2), `CLONE_PARENT`); the system call wants zero here.
+const EXIT_SIGNAL: u64 = 0;
+/// How long a thread that was joined may take to vanish: the kernel wakes whoever joins a moment before.
+const VANISHING: Duration = Duration::from_millis(200);
+
+/// On which side of a fork we are.
+#[derive(Debug)]
+pub enum Side {
+    /// In the server: the id of the new worker.
+    Server(u32),
+    /// In the new worker.
+    Worker,
+}
+
+/// What a forked worker needs to know of the server that it comes from.
+#[derive(Debug)]
+pub struct Forker {
+    /// Where the C library keeps the main thread's id.
+    tid: *mut libc::c_int,
+    robust: Option<RobustList>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RobustList {
+    head: *mut c_void,
+    len: libc::size_t,
+}
+
+impl Forker {
+    /// Looks up what belongs to the calling thread, the only one there is.
+    pub fn new() -> Forker {
+        let mut tid: *mut libc::c_int = ptr::null_mut();
+        // Without this question (prctl(2): CONFIG_CHECKPOINT_RESTORE) the id in the child stays the server's;
+        // nothing uses it but robust and error-checking mutexes that the main thread locks.
+        // SAFETY: `tid` is a valid place for one pointer.
+        let result = unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid) };
+        if result != 0 {
+            tid = ptr::null_mut();
+        }
+        let mut robust = RobustList { head: ptr::null_mut(), len: 0 };
+        let (head, len) = (&raw mut robust.head, &raw mut robust.len);
+        // SAFETY: both are valid places for the answer; 0 is the calling thread.
+        let result = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, head, len) };
+        Forker { tid, robust: (result == 0).then_some(robust) }
+    }
+
+    /// Forks a worker off this process. `birth` is where the kernel notes its id before it runs.
+    ///
+    /// In the worker: it leads a process group of its own, and is no fork of a host ([`fork`](crate::fork)).
+    ///
+    /// # Errors
+    /// If this process has more than one thread, or with what the system says.
+    pub fn fork(&self, birth: &AtomicU64) -> io::Result<Side> {
+        if thread_count()? > 1 {
+            return Err(io::Error::new(io::ErrorKind::Deadlock, "a fork server has one thread"));
+        }
+        birth.store(0, Ordering::SeqCst);
+        match self.clone_process(birth)? {
+            0 => {
+                self.mend()?;
+                Ok(Side::Worker)
+            }
+            pid => Ok(Side::Server(pid as u32)),
+        }
+    }
+
+    fn clone_process(&self, birth: &AtomicU64) -> io::Result<i64> {
+        let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
+        if !self.tid.is_null() {
+            flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+        }
+        // SAFETY: all zeroes is a valid value of this structure of numbers.
+        let mut args: libc::clone_args = unsafe { mem::zeroed() };
+        args.flags = flags as u64;
+        args.exit_signal = EXIT_SIGNAL;
+        args.parent_tid = birth.as_ptr() as u64;
+        args.child_tid = self.tid as u64;
+        let (args, len) = (&raw const args, size_of::<libc::clone_args>());
+        // SAFETY: without CLONE_VM and a stack of its own the child goes on here with copies of everything.
+        // This process has one thread, so no lock is held by a thread that the child lacks; `fork` has looked.
+        // The kernel writes ids to `birth`, a word that is made for it, and to where the C library keeps its.
+        let result = unsafe { libc::syscall(libc::SYS_clone3, args, len) };
+        if result >= 0 {
+            return Ok(result);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Sandboxes forbid clone3, since a filter cannot look at its arguments, and allow the older call.
+            Some(libc::ENOSYS | libc::EPERM) => self.clone_the_old_way(flags, birth),
+            _ => Err(error),
+        }
+    }
+
+    fn clone_the_old_way(&self, flags: libc::c_int, birth: &AtomicU64) -> io::Result<i64> {
+        let none = ptr::null_mut::<c_void>();
+        let (flags, birth, tid) = (flags as libc::c_long, birth.as_ptr(), self.tid);
+        // The order of the arguments is the machine's own (clone(2)); no thread-local storage is set.
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as for clone3.
+        let result = unsafe { libc::syscall(libc::SYS_clone, flags, none, birth, tid, none) };
+        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: as for clone3.
+        let result = unsafe { libc::syscall(libc::SYS_clone, flags, none, birth, none, tid) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    }
+
+    /// Puts right in the child what a plain copy of the server gets wrong.
+    fn mend(&self) -> io::Result<()> {
+        if let Some(RobustList { head, len }) = self.robust {
+            // The kernel has forgotten it for the child. An error would leave it forgotten.
+            // SAFETY: the copy of the list that this very thread had registered in the server.
+            unsafe { libc::syscall(libc::SYS_set_robust_list, head, len) };
+        }
+        watch::settle();
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        Ok(())
+    }
+}
+
+/// How many threads this process has.
+fn thread_count() -> io::Result<u64> {
+    // Two links are the directory's own, one more is each thread's (proc_task_getattr in fs/proc/base.c).
+    Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+}
+
+/// The names of this process's threads but the calling one, once those that have been joined are gone.
+pub fn other_threads() -> io::Result<Vec<String>> {
+    let began = Instant::now();
+    // Nothing tells when a joined thread has gone for good. A thread that stays costs this time once.
+    while thread_count()? > 1 && began.elapsed() < VANISHING {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let own = nix::unistd::gettid().to_string();
+    let others = fs::read_dir("/proc/self/task")?.flatten().filter(|task| task.file_name() != *own);
+    let name =
+        |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    Ok(others.map(|task| name(task).trim().to_owned()).collect())
+}
+
+/// Gives this process a standard error.
+pub fn set_stderr(fd: OwnedFd) -> io::Result<()> {
+    Ok(dup2_stderr(fd)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The harness has threads of its own, which is what must not be forked.
+    #[test]
+    fn a_process_with_threads_is_not_forked() {
+        let birth = AtomicU64::new(7);
+        let error = Forker::new().fork(&birth).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Deadlock);
+        assert!(!other_threads().unwrap().is_empty());
+    }
+}
