@@ -52,7 +52,7 @@ struct RobustList {
 
 impl Forker {
     /// Looks up what belongs to the calling thread, the only one there is.
-    pub fn new() -> Forker {
+    pub fn of_this_thread() -> Forker {
         let mut tid: *mut libc::c_int = ptr::null_mut();
         // Without this question (prctl(2): CONFIG_CHECKPOINT_RESTORE) the id in the child stays the server's;
         // nothing uses it but robust and error-checking mutexes that the main thread locks.
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_process_with_threads_is_not_forked() {
         let birth = AtomicU64::new(7);
-        let error = Forker::new().fork(&birth).unwrap_err();
+        let error = Forker::of_this_thread().fork(&birth).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Deadlock);
         assert!(!other_threads().unwrap().is_empty());
     }
