@@ -9,6 +9,7 @@ pub mod channel;
 pub mod clock;
 pub mod fork;
 pub mod fork_server;
+pub mod held;
 pub mod image;
 pub mod limits;
 pub mod mapping;

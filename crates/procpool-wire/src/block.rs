@@ -42,6 +42,8 @@ pub const INLINE_WORDS_MAX: usize = 2 * 1024;
 pub const PROGRESS_TEXT_MAX: usize = 32 * WORD;
 /// Bytes kept of an encoded panic record.
 pub const PANIC_BYTES_MAX: usize = 512 * WORD;
+/// Bytes kept of an encoded record of what a job left.
+pub const LEAK_BYTES_MAX: usize = 256 * WORD;
 
 const RECORD_HEADER: usize = 8;
 /// Bits of a name's length in the header of a job; the one above them says whether CPU time is noted.
@@ -69,9 +71,12 @@ const PROGRESS_FRACTION: usize = 66;
 const PROGRESS_LEN: usize = 67;
 const CPU_TICKET: usize = 68;
 const CPU_STARTED: usize = 69;
+const LEAK_TICKET: usize = 70;
+const LEAK_LEN: usize = 71;
 const PROGRESS_TEXT: usize = 72;
 const PANIC_BYTES: usize = PROGRESS_TEXT + PROGRESS_TEXT_MAX / WORD;
-const CLAIMS: usize = PANIC_BYTES + PANIC_BYTES_MAX / WORD;
+const LEAK_BYTES: usize = PANIC_BYTES + PANIC_BYTES_MAX / WORD;
+const CLAIMS: usize = LEAK_BYTES + LEAK_BYTES_MAX / WORD;
 const JOBS: usize = CLAIMS + TICKETS_MAX;
 const RESULTS: usize = JOBS + RING_WORDS;
 /// Words in a block.
@@ -194,6 +199,10 @@ pub struct ResultHeader {
     pub last: bool,
     /// True if the worker was asked to stop and leaves the elements after this record alone.
     pub given_back: bool,
+    /// True if the job has left something behind: [`Block::leak`] says what.
+    pub leaked: bool,
+    /// True if the worker takes no further job, and waits to be told to exit.
+    pub leaving: bool,
     /// Measured for long jobs only.
     pub usage: Option<Usage>,
 }
@@ -355,6 +364,22 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         })
     }
 
+    /// Worker: what a job has left behind, as an encoded record.
+    pub fn set_leak(&self, ticket: Ticket, record: &[u8]) {
+        let len = record.len().min(LEAK_BYTES_MAX);
+        self.word(LEAK_LEN).store(len as u64, Ordering::Relaxed);
+        self.put_bytes(LEAK_BYTES, &record[..len]);
+        self.word(LEAK_TICKET).store(ticket.word(), Ordering::Release);
+    }
+
+    /// The encoded record of what the job of `ticket` has left behind, if that was the last one that did.
+    pub fn leak(&self, ticket: Ticket) -> Option<Vec<u8>> {
+        (self.word(LEAK_TICKET).load(Ordering::Acquire) == ticket.word()).then(|| {
+            let len = self.word(LEAK_LEN).load(Ordering::Relaxed) as usize;
+            self.get_bytes(LEAK_BYTES, len.min(LEAK_BYTES_MAX))
+        })
+    }
+
     fn put_bytes(&self, offset: usize, bytes: &[u8]) {
         for (index, chunk) in bytes.chunks(WORD).enumerate() {
             let mut word = [0; WORD];
@@ -379,6 +404,8 @@ const FLAG_LAST: u64 = 1;
 const FLAG_USAGE: u64 = 2;
 const FLAG_STREAMED: u64 = 4;
 const FLAG_GIVEN_BACK: u64 = 8;
+const FLAG_LEAKED: u64 = 16;
+const FLAG_LEAVING: u64 = 32;
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,8 @@ pub enum Kind {
     TooLarge = 5,
     /// The worker program knows no task of this name: the name, as UTF-8.
     Unregistered = 6,
+    /// The job left something behind: an encoded [`LeakRecord`](crate::limits::LeakRecord).
+    Leaked = 7,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             4 => Kind::EncodeFault,
             5 => Kind::TooLarge,
             6 => Kind::Unregistered,
+            7 => Kind::Leaked,
             _ => return None,
         })
     }

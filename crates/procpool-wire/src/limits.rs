@@ -17,4 +17,38 @@ pub struct WorkerLimits {
     pub oom_score_adj: Option<i32>,
     /// The only CPU that it may run on.
     pub cpu: Option<u32>,
+    /// It leaves after a job that finds it larger than this: its resident set, in bytes.
+    pub rss: Option<u64>,
+    /// What it does about what its jobs leave behind.
+    pub leaks: LeakPolicy,
+}
+
+/// What a worker does about what a job has left behind in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeakPolicy {
+    /// It leaves; the job's report says what was left.
+    #[default]
+    Retire,
+    /// It does not look.
+    Ignore,
+    /// It leaves, and the job has failed.
+    Error,
+}
+
+/// What a job has left behind in its worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeakRecord {
+    /// Threads that had not ended.
+    pub threads: u32,
+    /// Descriptors beyond those that there were before.
+    pub descriptors: u32,
+    /// Children that were not waited for, with their names: some of them, if there are many.
+    pub processes: Vec<(u32, String)>,
+}
+
+impl LeakRecord {
+    /// How many processes are listed: what fits into
+    /// [`LEAK_BYTES_MAX`](crate::block::LEAK_BYTES_MAX), a name taking 15 bytes, or three times that if it
+    /// is no UTF-8.
+    pub const PROCESSES_MAX: usize = 16;
 }

@@ -79,6 +79,7 @@ pub(crate) use hub::Hub;
 /// Something that happened in a pool. Its text is one line, with control characters escaped.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a failed job is told of once, and kept nowhere")]
 pub enum Event {
     /// Workers cannot be started: the jobs that waited for one have ended, and no more are accepted.
     #[non_exhaustive]

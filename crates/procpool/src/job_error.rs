@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::job_id::JobId;
+use crate::leaks::Leaked;
 
 /// How a job ended without a value.
 ///
@@ -49,6 +50,10 @@ pub enum JobError {
     /// The function cannot be named to a worker: it is outside the program's main image, or it is not a
     /// registered task where only those can be called. The text names it.
     Unregistered(String),
+    /// The job has left something behind in its worker, and the pool's [`leaks`](
+    /// crate::ProcessPoolBuilder::leaks) are [`Leaks::Error`](crate::Leaks::Error). It did run; its value is
+    /// lost.
+    Leaked(Leaked),
     /// The pool was shut down before the job was submitted.
     Closed,
     /// Workers cannot be started: the first cause.
@@ -245,6 +250,7 @@ impl fmt::Display for JobError {
             JobError::Unregistered(what) => {
                 write!(f, "{} cannot be called in a worker", Escaped(what))
             }
+            JobError::Leaked(leaked) => write!(f, "left behind in its worker: {leaked}"),
             JobError::Closed => f.write_str("the pool was shut down before the job was submitted"),
             JobError::Broken(error) => {
                 write!(f, "the pool is broken: {}", Escaped(&error.to_string()))

@@ -96,6 +96,7 @@ mod init;
 mod job;
 mod job_error;
 mod job_id;
+mod leaks;
 mod map;
 mod nesting;
 mod pool;
@@ -117,6 +118,7 @@ pub use job_error::{
     CodecError, Death, EndedBy, JobError, Limit, Oom, Panic, Phase, Side, Status, Timeout,
 };
 pub use job_id::JobId;
+pub use leaks::{Leaked, LeakedProcess, Leaks};
 pub use map::Map;
 pub use pool::ProcessPool;
 pub use procpool_macros::task;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::job_error::JobError;
 use crate::job_id::JobId;
+use crate::leaks::Leaked;
 
 /// A job's result with its report.
 #[derive(Debug)]
@@ -33,6 +34,9 @@ pub struct Report {
     pub pid: Option<u32>,
     /// The worker index that ran it last.
     pub worker: Option<usize>,
+    /// What its last attempt left behind in its worker, where that was noticed: see
+    /// [`leaks`](crate::ProcessPoolBuilder::leaks).
+    pub leaked: Option<Box<Leaked>>,
 }
 
 /// What an `on_done` callback is told. The value itself stays for whoever takes it.

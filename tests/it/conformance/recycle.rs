@@ -63,6 +63,24 @@ fn a_worker_for_no_jobs_is_an_error() {
     assert!(error.is_setting() && error.to_string().starts_with("max_jobs_per_worker(0)"));
 }
 
+/// Goal: a worker that has become too large leaves, and no job is lost to it.
+///
+/// Covers: X11
+#[test]
+fn a_worker_that_has_grown_retires() {
+    fn grow(megabytes: usize) -> u32 {
+        std::mem::forget(vec![1u8; megabytes << 20]);
+        std::process::id()
+    }
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).max_rss_per_worker(100 << 20).build().unwrap();
+        let small = pool.submit(grow, 10).result().unwrap();
+        assert_eq!(pool.submit(grow, 300).result().unwrap(), small);
+        assert_ne!(pool.submit(grow, 0).result().unwrap(), small);
+        assert_eq!(pool.stats().deaths, 0);
+    });
+}
+
 /// Goal: a shutdown while workers retire finishes every job.
 ///
 /// Covers: 138, 139, 140

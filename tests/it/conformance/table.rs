@@ -46,7 +46,6 @@ const NONE: &[(&str, &str)] = &[
         "There is no global pool that could be used again: a pool is a value, and dropping it ends it.",
     ),
     ("X8", "A pool has a fixed number of workers."),
-    ("X11", "Retiring workers by memory belongs to a later version."),
     (
         "X15",
         "No crash handler: the signal, the phase and the last words are in the report, see 146.",

@@ -238,6 +238,8 @@ fn header(ticket: Ticket) -> ResultHeader {
         ran_ns: 0,
         last: true,
         given_back: false,
+        leaked: false,
+        leaving: false,
         usage: None,
     }
 }

@@ -168,11 +168,11 @@ pub(super) const NONE: &[(u32, &str)] = &[
 pub(super) const LATER: &[(&str, &[u32])] = &[
     (
         "Comes with containment: cgroups, the stopping of whole process trees, memory limits.",
-        &[18, 19, 20, 21, 29, 31, 80, 81, 82, 84, 94, 95, 98, 109, 110],
+        &[19, 20, 21, 29, 31, 80, 81, 82, 84, 94, 95, 98, 109, 110],
     ),
     (
         "Comes with limits of resources, and with the retirement of workers for what they hold.",
-        &[17, 27, 28, 44, 74, 75],
+        &[44, 74, 75],
     ),
     (
         "Comes with shared data, and descriptors that travel with jobs and results.",

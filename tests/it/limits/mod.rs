@@ -3,7 +3,10 @@
 mod cpu;
 mod idle;
 mod inherited;
+mod leaks;
+mod memory;
 mod resources;
+mod state;
 
 /// What /proc/self/limits says of a resource: soft and hard limit.
 fn limit_of(resource: &str) -> (String, String) {

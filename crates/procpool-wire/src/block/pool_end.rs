@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
-    Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_STREAMED, FLAG_USAGE,
-    INLINE_WORDS_MAX, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT, POOL_SLEEPS, RECORD_HEADER,
-    RING_WORDS, ResultHeader, TICKETS_MAX, Ticket, Usage, WORKER_SLEEPS, claim_word,
+    Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
+    FLAG_STREAMED, FLAG_USAGE, INLINE_WORDS_MAX, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT,
+    POOL_SLEEPS, RECORD_HEADER, RING_WORDS, ResultHeader, TICKETS_MAX, Ticket, Usage,
+    WORKER_SLEEPS, claim_word,
 };
 use crate::elements::{self, WORD};
 use crate::ring::Corrupt;
@@ -125,6 +126,8 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
             ran_ns: ring.get(at + 4),
             last: flags & FLAG_LAST != 0,
             given_back: flags & FLAG_GIVEN_BACK != 0,
+            leaked: flags & FLAG_LEAKED != 0,
+            leaving: flags & FLAG_LEAVING != 0,
             usage: (flags & FLAG_USAGE != 0)
                 .then(|| Usage { cpu_ns: ring.get(at + 6), peak_rss: ring.get(at + 7) }),
         };

@@ -44,6 +44,8 @@ fn result(ticket: Ticket) -> ResultHeader {
         ran_ns: 8,
         last: true,
         given_back: false,
+        leaked: false,
+        leaving: false,
         usage: None,
     }
 }

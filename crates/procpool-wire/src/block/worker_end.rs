@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
-    Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_STREAMED, FLAG_USAGE, JobHeader,
-    NAME_LEN_BITS, PENDING, PENDING_AT, POOL_SLEEPS, POSITION, Phase, RECORD_HEADER, ResultHeader,
-    STARTED, TICKET, TICKETS_MAX, Ticket, WORKER_SLEEPS, claim_word,
+    Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
+    FLAG_STREAMED, FLAG_USAGE, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT, POOL_SLEEPS,
+    POSITION, Phase, RECORD_HEADER, ResultHeader, STARTED, TICKET, TICKETS_MAX, Ticket,
+    WORKER_SLEEPS, claim_word,
 };
 use crate::elements::{self, Kind, WORD};
 use crate::ring::Corrupt;
@@ -192,7 +193,9 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         let words = RECORD_HEADER + words;
         let mut flags = flags
             | if header.last { FLAG_LAST } else { 0 }
-            | if header.given_back { FLAG_GIVEN_BACK } else { 0 };
+            | if header.given_back { FLAG_GIVEN_BACK } else { 0 }
+            | if header.leaked { FLAG_LEAKED } else { 0 }
+            | if header.leaving { FLAG_LEAVING } else { 0 };
         if let Some(usage) = header.usage {
             flags |= FLAG_USAGE;
             ring.put(at + 6, usage.cpu_ns);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::ProcessPoolBuilder;
+use crate::leaks::Leaks;
 
 /// The fewest descriptors with which a worker can do its own work: its standard three, its channel, its
 /// image, its host's pidfd, and a few for a moment.
@@ -109,6 +110,38 @@ impl ProcessPoolBuilder {
             "idle_timeout(0): a worker would leave before its first job".into()
         });
         self.settings.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// Lets a worker leave after a job that finds its resident set larger than this, in bytes
+    /// (proc_pid_statm(5)): what jobs and their libraries have leaked goes with it. By default nobody looks.
+    /// It is looked at between jobs only, at most every 5 ms, and after a chunk of a `map`; no job is ever
+    /// stopped for it. A worker that is larger than this when it starts leaves after each job.
+    pub fn max_rss_per_worker(mut self, bytes: u64) -> Self {
+        self.check(bytes > 0, || "max_rss_per_worker(0): every process is larger".into());
+        self.settings.limits.rss = Some(bytes);
+        self
+    }
+
+    /// What is done about what a job leaves behind in its worker. Default: [`Leaks::Retire`].
+    ///
+    /// A worker looks after each job that took more than 100 µs, panicked or not (what a shorter one leaves
+    /// is found after the next longer one, and told of that one), for:
+    ///
+    /// * *threads* that had not ended 20 ms later;
+    /// * *child processes*, dead or alive, for which the job has not waited;
+    /// * *descriptors*, more than 16 beyond those that were open before the first job: a connection or a
+    ///   file that is kept for the next job is no leak.
+    ///
+    /// What the initializer has left belongs to the worker. So do, under `Retire`, the threads of the first
+    /// job that leaves some, if all of them wait for something: that is how libraries keep theirs, such as
+    /// rayon's pool or an asynchronous runtime, and a worker that left for them would start them anew for
+    /// each job. They stand in the report of that job; later ones make the worker leave. `Error` makes no
+    /// such exception: start what is to stay in the initializer.
+    ///
+    /// In a chunk of a `map` the worker leaves after the chunk.
+    pub fn leaks(mut self, leaks: Leaks) -> Self {
+        self.settings.limits.leaks = leaks.policy();
         self
     }
 }

@@ -20,6 +20,7 @@ use super::entry::{Completion, Entry, Next, StopReason};
 use crate::cell::JobCell;
 use crate::job_error::EndedBy;
 use crate::report::Progress;
+use crate::worker::leaked_of;
 
 /// How much work a worker shall have in its hands: long beside the time until the supervisor looks
 /// again, short beside what a person would notice.
@@ -55,6 +56,8 @@ pub(crate) enum Intake {
     Open,
     /// It is being stopped or retired.
     Shut,
+    /// The worker takes none any more, of its own accord: never opened again.
+    Leaving,
 }
 
 pub(crate) struct PoolChannel {
@@ -162,12 +165,12 @@ impl PoolChannel {
 
     /// True if the worker has run all the jobs it shall, and has none.
     pub(crate) fn is_spent(&self) -> bool {
-        self.quota == Some(0) && self.in_flight == 0
+        (self.quota == Some(0) || self.intake == Intake::Leaving) && self.in_flight == 0
     }
 
     /// How many more jobs the worker should get now, so that it neither runs dry nor hoards.
     pub(crate) fn room(&self) -> usize {
-        if self.intake == Intake::Shut {
+        if self.intake != Intake::Open {
             return 0;
         }
         let window = match self.average_ns {
@@ -390,16 +393,21 @@ impl PoolChannel {
         let each = (header.ran_ns / elements).saturating_mul(u64::from(entry.remaining().max(1)));
         self.average_ns =
             self.average_ns - (self.average_ns >> AVERAGE_SHIFT) + (each >> AVERAGE_SHIFT);
+        if header.leaving {
+            self.intake = Intake::Leaving;
+        }
+        let leaked = header.leaked.then(|| self.end.block().leak(header.ticket)).flatten();
+        let leaked = leaked.map(|bytes| Box::new(leaked_of(&bytes)));
         // The usual case, without a copy in between.
         if entry.is_single() && header.count == 1 && sent.stopping.is_none() {
-            let report = entry.report(self.pid, self.slot, header);
+            let report = entry.report(self.pid, self.slot, header, leaked);
             let sent = self.remove(index);
             return match sent.entry.complete_single(recorded, report) {
                 Some(completion) => harvest.completions.push(completion),
                 None => self.set_fault(SCRIBBLED),
             };
         }
-        entry.note_run(self.pid, self.slot, header);
+        entry.note_run(self.pid, self.slot, header, leaked);
         self.take_elements(index, header, recorded, harvest);
     }
 
@@ -626,11 +634,13 @@ impl PoolChannel {
                     ran_ns: 0,
                     last: false,
                     given_back: false,
+                    leaked: false,
+                    leaving: false,
                     usage: None,
                 };
                 // What does not fit the job is not recovered; the worker may have scribbled anything.
                 if entry.record(count, &recovered) {
-                    entry.note_run(self.pid, self.slot, &header);
+                    entry.note_run(self.pid, self.slot, &header, None);
                 }
             }
             let fate = if entry.remaining() == 0 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use procpool_sys::clock;
 use procpool_wire::block::{Claim, TICKETS_MAX, Ticket};
 
-use super::channel::{Harvest, PoolChannel};
+use super::channel::{Harvest, Intake, PoolChannel};
 use super::entry::{Completion, Entry, Next};
 use super::index_set::IndexSet;
 use super::machine::Manner;
@@ -429,6 +429,11 @@ impl Dispatch {
             channel.wake();
         }
         self.writing |= channel.wants_to_write();
+        if channel.intake == Intake::Leaving && channel.in_flight() > 0 {
+            // The worker starts none of the others any more.
+            let revoked = channel.revoke_last(usize::MAX);
+            self.take_back(slot, revoked);
+        }
         for completion in &harvest.completions {
             self.count(completion);
         }

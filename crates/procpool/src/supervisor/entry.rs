@@ -9,6 +9,7 @@ use procpool_wire::elements::{self, Kind, WORD};
 use super::cpu_limit;
 use crate::cell::{Bytes, Ended, JobCell, Part, Value};
 use crate::job_error::{EndedBy, JobError, Limit, Phase, Timeout};
+use crate::leaks::Leaked;
 use crate::report::Report;
 use crate::worker::recorded_error;
 
@@ -195,7 +196,13 @@ impl Entry {
     }
 
     /// What a record says of the attempt that it comes from; several records of one chunk add up.
-    pub(crate) fn report(&self, pid: u32, worker: usize, header: &ResultHeader) -> Report {
+    pub(crate) fn report(
+        &self,
+        pid: u32,
+        worker: usize,
+        header: &ResultHeader,
+        leaked: Option<Box<Leaked>>,
+    ) -> Report {
         let before = self.past.as_ref().map(|past| &past.report).filter(|_| header.first > 0);
         let ran = Duration::from_nanos(header.ran_ns);
         let cpu = header.usage.map(|usage| Duration::from_nanos(usage.cpu_ns));
@@ -210,12 +217,19 @@ impl Entry {
             peak_rss: header.usage.map(|usage| usage.peak_rss).or(before.and_then(|b| b.peak_rss)),
             pid: Some(pid),
             worker: Some(worker),
+            leaked: leaked.or_else(|| before.and_then(|before| before.leaked.clone())),
         }
     }
 
     /// Notes an attempt whose job is not complete with this record.
-    pub(crate) fn note_run(&mut self, pid: u32, worker: usize, header: &ResultHeader) {
-        self.past().report = self.report(pid, worker, header);
+    pub(crate) fn note_run(
+        &mut self,
+        pid: u32,
+        worker: usize,
+        header: &ResultHeader,
+        leaked: Option<Box<Leaked>>,
+    ) {
+        self.past().report = self.report(pid, worker, header, leaked);
     }
 
     /// Takes up `count` recorded outcomes. False if `elements` are not such outcomes.
@@ -391,6 +405,7 @@ mod tests {
     #[test]
     fn a_waiting_job_is_small() {
         assert!(size_of::<Entry>() <= 120, "{} bytes", size_of::<Entry>());
-        assert!(size_of::<JobCell>() <= 256, "{} bytes", size_of::<JobCell>());
+        // With the two counts of an `Arc` this is as much as fits into what malloc(3) hands out for it.
+        assert!(size_of::<JobCell>() <= 264, "{} bytes", size_of::<JobCell>());
     }
 }

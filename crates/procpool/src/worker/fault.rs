@@ -5,8 +5,10 @@ use std::any::type_name;
 use procpool_wire::codec::{self, CodecFault};
 use procpool_wire::elements::Kind;
 use procpool_wire::handshake::PanicRecord;
+use procpool_wire::limits::LeakRecord;
 
 use crate::job_error::{CodecError, JobError, Label, Panic, Side};
+use crate::leaks::Leaked;
 
 /// The element that records a codec's fault with a `T`.
 pub(super) fn codec_fault<T>(kind: Kind, fault: CodecFault) -> (Kind, Vec<u8>) {
@@ -48,7 +50,13 @@ pub(crate) fn recorded_error(
         },
         Kind::Unregistered => JobError::Unregistered(String::from_utf8_lossy(bytes).into_owned()),
         Kind::Panicked => JobError::Panicked(panic_of(bytes, label, false)),
+        Kind::Leaked => JobError::Leaked(leaked_of(bytes)),
     }
+}
+
+/// What was left behind, as these bytes record it.
+pub(crate) fn leaked_of(bytes: &[u8]) -> Leaked {
+    Leaked::of(codec::decode::<LeakRecord>(bytes).unwrap_or_default())
 }
 
 /// The panic that these bytes record.

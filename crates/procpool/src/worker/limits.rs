@@ -9,7 +9,8 @@ use procpool_wire::limits::WorkerLimits;
 /// Puts the limits on this process. One that cannot be set is named: a worker without it would not be what
 /// the pool was asked for.
 pub(super) fn apply(wanted: &WorkerLimits) -> Result<(), StartFault> {
-    let WorkerLimits { open_files, file_size, core_size, stack, oom_score_adj, cpu } = wanted;
+    // The rest is looked at between jobs.
+    let WorkerLimits { open_files, file_size, core_size, stack, oom_score_adj, cpu, .. } = wanted;
     if let Some(cpu) = *cpu {
         named(limits::pin_to(cpu), || format!("cannot run on CPU {cpu} (pin_cpus)"))?;
     }

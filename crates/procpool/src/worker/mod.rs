@@ -10,6 +10,7 @@ mod fault;
 mod hook;
 mod limits;
 mod runtime;
+mod upkeep;
 
 use std::env;
 use std::ffi::OsStr;
@@ -28,7 +29,7 @@ use procpool_wire::handshake::{Form, Setup, StartFault, Target};
 
 use crate::{init, nesting};
 use channel::WorkerChannel;
-pub(crate) use fault::{panic_of, recorded_error};
+pub(crate) use fault::{leaked_of, panic_of, recorded_error};
 pub(crate) use runtime::{Initializing, run_function, run_initializer, run_json};
 
 /// The exit code of a worker that could not even say why it cannot start.

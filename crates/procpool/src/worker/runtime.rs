@@ -18,6 +18,7 @@ use procpool_wire::frame::FrameKind;
 use procpool_wire::handshake::{Form, Setup};
 
 use super::channel::{Word, WorkerChannel};
+use super::upkeep::{Finding, Upkeep};
 use super::{SharedBlock, TASK_LIST, Unresolved, fault, hook, resolve_named};
 use crate::builder::InitResult;
 use crate::context::Context;
@@ -53,11 +54,23 @@ pub(crate) struct Running {
     record_first: u32,
     /// CPU time of the process when it was last looked at.
     cpu_ns: u64,
+    /// When the current element was begun.
+    element_started_ns: u64,
+    upkeep: Upkeep,
+    /// The current record says of an element that it left something behind.
+    noted: Noted,
     /// Whether the pool was told of the last record.
     bell_rung: bool,
     /// The clock when it was last looked at. A job begins when the one before it has ended, so one look
     /// for each job is enough.
     now_ns: u64,
+}
+
+/// Whether something was left behind that the next record shall tell of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    Nothing,
+    Leak,
 }
 
 /// Whether the current element has an outcome.
@@ -102,6 +115,9 @@ pub(super) fn serve(
         record_first: 0,
         cpu_ns: clock::process_cpu_ns(),
         now_ns: clock::monotonic_ns(),
+        element_started_ns: 0,
+        upkeep: Upkeep::new(&setup.limits),
+        noted: Noted::Nothing,
         bell_rung: true,
     };
     // Spinning on the only processor would keep the pool from running. A worker is pinned only where there
@@ -114,7 +130,12 @@ pub(super) fn serve(
         let next = running.end.next_job(&mut body);
         running.body = body;
         match next {
-            Ok(Some((header, body))) => running.run_job(image, same_build, header, body),
+            Ok(Some((header, body))) => {
+                running.run_job(image, same_build, header, body);
+                if running.upkeep.leaves() {
+                    running.leave();
+                }
+            }
             Ok(None) => {
                 if running.wait_for_job(spin_ns) == Word::Bye {
                     std::process::exit(0);
@@ -144,6 +165,13 @@ impl Running {
         self.cpu_ns = clock::process_cpu_ns();
         self.look_at_clock();
         word
+    }
+
+    /// The pool knows that this worker leaves, takes back what it has sent meanwhile, and says when.
+    fn leave(&mut self) -> ! {
+        self.tell_of_results();
+        while self.channel.next_word() != Word::Bye {}
+        std::process::exit(0)
     }
 
     fn look_at_clock(&mut self) -> u64 {
@@ -298,6 +326,8 @@ impl Running {
         }
         self.element = element;
         self.step = Step::Open;
+        self.element_started_ns = self.now_ns;
+        self.upkeep.begin(self.now_ns);
         if self.header.note_cpu {
             self.block.block.set_cpu_at_start(self.header.ticket, clock::tree_cpu_ns());
         }
@@ -309,6 +339,32 @@ impl Running {
         self.end.set_phase(self.element, Phase::Send);
         let last = self.element + 1 == self.header.first + self.header.count;
         self.look_at_clock();
+        if !self.upkeep.is_due(self.now_ns) {
+            return self.record_now(kind, bytes, last);
+        }
+        let finding = self.upkeep.look(self.element_started_ns, self.now_ns);
+        let ticket = self.header.ticket;
+        self.look_at_clock();
+        match finding {
+            Finding::Clean => self.record_now(kind, bytes, last),
+            Finding::Noted(leak) => {
+                self.block.block.set_leak(ticket, &leak);
+                self.noted = Noted::Leak;
+                self.record_now(kind, bytes, last);
+            }
+            Finding::Fault(leak) => {
+                self.block.block.set_leak(ticket, &leak);
+                self.noted = Noted::Leak;
+                match kind {
+                    Kind::Value => self.record_now(Kind::Leaked, &leak, last),
+                    // It has failed already, which says more.
+                    kind => self.record_now(kind, bytes, last),
+                }
+            }
+        }
+    }
+
+    fn record_now(&mut self, kind: Kind, bytes: &[u8], last: bool) {
         if elements::padded(bytes.len()) / WORD > INLINE_WORDS_MAX {
             if self.end.pending_count() > 0 {
                 self.publish(false);
@@ -342,7 +398,8 @@ impl Running {
         if self.end.pending_count() == 0 {
             self.record_first = self.element + 1;
         }
-        let header = ResultHeader { given_back: true, ..self.result_header(false) };
+        let leaving = self.upkeep.leaves();
+        let header = ResultHeader { given_back: true, leaving, ..self.result_header(false) };
         while !self.end.has_room(0) {
             self.wait_for_room(0);
         }
@@ -375,6 +432,8 @@ impl Running {
             ran_ns,
             last,
             given_back: false,
+            leaked: std::mem::replace(&mut self.noted, Noted::Nothing) == Noted::Leak,
+            leaving: last && self.upkeep.leaves(),
             usage,
         }
     }

@@ -33,7 +33,9 @@ impl Dispatch {
     }
 
     pub(crate) fn resume(&mut self, slot: usize) {
-        if let Some(channel) = &mut self.channels[slot] {
+        if let Some(channel) = &mut self.channels[slot]
+            && channel.intake == Intake::Shut
+        {
             channel.intake = Intake::Open;
         }
         self.set_state(slot, ResidentState::Serving);

@@ -187,6 +187,8 @@ impl World {
                 ran_ns: 1,
                 last,
                 given_back,
+                leaked: false,
+                leaving: false,
                 usage: None,
             });
             current.record_first = current.element;
