@@ -69,6 +69,14 @@ pub fn encode_into<T: Serialize + ?Sized>(
     }
 }
 
+/// Writes the encoded `value`.
+pub fn encode_to<T: Serialize + ?Sized>(
+    value: &T,
+    writer: impl io::Write,
+) -> Result<(), CodecFault> {
+    options().serialize_into(writer, value).map_err(|error| fault(&error))
+}
+
 /// Decodes a value that must fill `bytes` exactly.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecFault> {
     options().deserialize(bytes).map_err(|error| fault(&error))

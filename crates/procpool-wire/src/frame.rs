@@ -16,7 +16,8 @@ pub const PROTOCOL_VERSION: u8 = 1;
 const MAGIC: [u8; 4] = *b"pPoL";
 /// Bytes in a frame's header.
 pub const HEADER_LEN: usize = 16;
-/// The longest body of every frame but a setup or a payload: a handshake or a failure text is short.
+/// The longest body of every frame but a setup or a payload: a handshake, a failure text or
+/// a list of numbers is short.
 pub const SMALL_BODY_MAX: u64 = 1 << 20;
 
 /// What a frame is for.
@@ -35,6 +36,13 @@ pub enum FrameKind {
     Payload = 5,
     /// Pool to worker: finish and exit. No body.
     Bye = 6,
+    /// Either way: sealed memory, its descriptors beside this frame; an [`Attach`](crate::attach::Attach).
+    Attach = 7,
+    /// Either way: which sealed memory the next payload refers to; a [`Uses`](crate::attach::Uses).
+    Uses = 8,
+    /// Either way: sealed memory that need not be kept (pool to worker), or that could not be (worker to
+    /// pool); a [`Forget`](crate::attach::Forget).
+    Forget = 9,
 }
 
 impl FrameKind {
@@ -46,6 +54,9 @@ impl FrameKind {
             4 => FrameKind::Bell,
             5 => FrameKind::Payload,
             6 => FrameKind::Bye,
+            7 => FrameKind::Attach,
+            8 => FrameKind::Uses,
+            9 => FrameKind::Forget,
             _ => return None,
         })
     }
@@ -53,7 +64,11 @@ impl FrameKind {
     fn body_max(self) -> u64 {
         match self {
             FrameKind::Setup | FrameKind::Payload => u64::MAX,
-            FrameKind::Ready | FrameKind::StartFailed => SMALL_BODY_MAX,
+            FrameKind::Ready
+            | FrameKind::StartFailed
+            | FrameKind::Attach
+            | FrameKind::Uses
+            | FrameKind::Forget => SMALL_BODY_MAX,
             FrameKind::Bell | FrameKind::Bye => 0,
         }
     }
