@@ -25,4 +25,5 @@ mod life;
 mod limits;
 mod pool;
 mod reentrant;
+mod shared;
 mod tasks;

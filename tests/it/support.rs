@@ -206,6 +206,13 @@ pub(crate) fn state() -> String {
     text
 }
 
+/// The resident set of this process, in bytes.
+pub(crate) fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    1024 * line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+}
+
 /// Random numbers (SplitMix64). The seed is printed; `PROCPOOL_SEED` repeats a run.
 pub(crate) struct Random(u64);
 

@@ -56,6 +56,8 @@ pub struct Setup {
     pub payload_limit: Option<u64>,
     /// Run once before the first job: what, and its encoded argument.
     pub initializer: Option<(Target, Vec<u8>)>,
+    /// The sealed memory that its argument refers to; it is attached in frames that follow.
+    pub initializer_uses: Vec<u64>,
     /// The working directory to enter.
     pub current_dir: Option<Vec<u8>>,
     /// What the worker holds itself to.

@@ -15,6 +15,8 @@ use procpool_wire::elements;
 use procpool_wire::limits::WorkerLimits;
 
 use crate::Error;
+use crate::attachments::List;
+use crate::attachments::session::{self, Collected};
 use crate::executor::{Data, encode_argument};
 use crate::init;
 use crate::pool::ProcessPool;
@@ -107,6 +109,8 @@ pub(crate) struct Settings {
 pub(crate) struct Initializer {
     pub(crate) function: Function,
     pub(crate) argument: Vec<u8>,
+    /// What the argument refers to, kept for workers that are started later.
+    pub(crate) attachments: List,
 }
 
 /// Settings for a [`ProcessPool`]. Made by [`ProcessPool::builder`].
@@ -166,7 +170,8 @@ impl ProcessPoolBuilder {
     /// the worker, which counts against [`restart_limit`](Self::restart_limit).
     pub fn initializer<A: Data, R: InitResult>(mut self, f: fn(A) -> R, arg: A) -> Self {
         let mut encoded = Vec::new();
-        let result = encode_argument(&arg, None, &mut encoded);
+        let mut attached = Collected::default();
+        let result = session::collect(&mut attached, || encode_argument(&arg, None, &mut encoded));
         self.check(result.is_ok(), || {
             let cause = result.as_ref().map_or_else(ToString::to_string, |()| String::new());
             format!("initializer: {cause}")
@@ -180,7 +185,8 @@ impl ProcessPoolBuilder {
                 format!("initializer: a function outside the main image ({signature}) cannot be called in a worker")
             });
         }
-        self.settings.initializer = Some(Initializer { function, argument });
+        let attachments = attached.into_list();
+        self.settings.initializer = Some(Initializer { function, argument, attachments });
         self
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use crate::attachments::List;
 use crate::executor::Control;
 use crate::job_error::{JobError, Label};
 use crate::job_id::JobId;
@@ -24,6 +25,8 @@ pub(crate) type Bytes = SmallVec<[u8; 32]>;
 pub(crate) enum Value {
     /// Encoded.
     Bytes(Bytes),
+    /// Encoded, with what the bytes refer to.
+    Attached(Box<(Vec<u8>, List)>),
     /// As it is: the job ran in this process.
     Boxed(Box<dyn Any + Send>),
     /// The outcomes of a chunk's elements.
@@ -33,7 +36,7 @@ pub(crate) enum Value {
 /// A run of outcomes of a chunk's elements, in order.
 pub(crate) enum Part {
     /// Results, as the worker recorded them one after another.
-    Recorded { elements: Vec<u8> },
+    Recorded { elements: Vec<u8>, attachments: Option<List> },
     /// One element that ended without a result of its own.
     Failed(JobError),
 }
@@ -42,6 +45,7 @@ impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Value::Bytes(_) => "Bytes",
+            Value::Attached(_) => "Attached",
             Value::Boxed(_) => "Boxed",
             Value::Parts(_) => "Parts",
         })

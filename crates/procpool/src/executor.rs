@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Error;
+use crate::attachments::{List, session};
 use crate::cell::{Bytes, Ended, JobCell, Value};
 use crate::future::JobFuture;
 use crate::job::Job;
@@ -81,6 +82,13 @@ pub trait Backend: Send + Sync {
 
     /// Whether several elements of a `map` can be one job.
     fn takes_chunks(&self) -> bool;
+
+    /// Whether what is encoded for it may refer to [`Bytes`](crate::Bytes) and [`Shared`](crate::Shared)
+    /// values by descriptor.
+    #[doc(hidden)]
+    fn takes_attachments(&self) -> bool {
+        false
+    }
 
     /// The longest argument or result, in bytes.
     fn payload_limit(&self) -> Option<u64>;
@@ -279,7 +287,7 @@ pub(crate) fn encode_argument<A: Data>(
 ) -> Result<(), JobError> {
     let start = out.len();
     let encode =
-        || elements::push_with(out, Kind::Value, |out| codec::encode_into(arg, limit, out));
+        || elements::push_with(out, Kind::Value, |out| session::encode_into(arg, limit, out));
     let result = catch_unwind(AssertUnwindSafe(encode));
     result.unwrap_or_else(|payload| Err(CodecFault::Message(panic_text(payload)))).map_err(
         |fault| {
@@ -295,8 +303,12 @@ pub(crate) fn encode_argument<A: Data>(
 }
 
 /// Decodes a result, on the thread that takes it. A panic in its `Deserialize` is an error like any other.
-pub(crate) fn decode_result<R: Data>(bytes: &[u8]) -> Result<R, JobError> {
-    catch_unwind(|| codec::decode::<R>(bytes))
+pub(crate) fn decode_result<R: Data>(
+    bytes: &[u8],
+    attachments: Option<&List>,
+) -> Result<R, JobError> {
+    let decode = || session::with_source(attachments, || codec::decode::<R>(bytes));
+    catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|payload| Err(CodecFault::Message(panic_text(payload))))
         .map_err(|fault| JobError::Decode(codec_error::<R>(Side::Caller, fault.to_string())))
 }
@@ -305,7 +317,7 @@ pub(crate) fn codec_error<T>(side: Side, message: String) -> CodecError {
     CodecError { side, type_name: type_name::<T>().to_owned(), message }
 }
 
-fn panic_text(payload: Box<dyn Any + Send>) -> String {
+pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let text = panic_message(&*payload).unwrap_or("its payload is not text").to_owned();
     // A payload's Drop may panic in its turn (rust-lang/rust#86027); it is not worth the risk.
     std::mem::forget(payload);

@@ -164,7 +164,8 @@ impl<R> fmt::Debug for JobFuture<R> {
 
 fn take_data<R: Data>(value: Value) -> Result<R, JobError> {
     match value {
-        Value::Bytes(bytes) => decode_result(&bytes),
+        Value::Bytes(bytes) => decode_result(&bytes, None),
+        Value::Attached(attached) => decode_result(&attached.0, Some(&attached.1)),
         other => take_local(other),
     }
 }
@@ -174,7 +175,9 @@ fn take_local<R: Send + 'static>(value: Value) -> Result<R, JobError> {
         Value::Boxed(value) => {
             Ok(*value.downcast().expect("a job's value has the type of its future"))
         }
-        Value::Bytes(_) | Value::Parts(_) => unreachable!("a local job's value is boxed"),
+        Value::Bytes(_) | Value::Attached(_) | Value::Parts(_) => {
+            unreachable!("a local job's value is boxed")
+        }
     }
 }
 

@@ -84,7 +84,9 @@
 //! microsecond in bulk, some tens of them as a round trip. For short functions that you trust, threads
 //! are cheaper. For waiting rather than computing there is [`ThreadPool`], with the same interface.
 
+mod attachments;
 mod builder;
+mod bytes;
 mod cell;
 mod completion;
 mod context;
@@ -101,12 +103,14 @@ mod map;
 mod nesting;
 mod pool;
 mod report;
+mod shared;
 mod supervisor;
 mod task;
 mod thread_pool;
 mod worker;
 
 pub use builder::{InitResult, Output, ProcessPoolBuilder, Shutdown};
+pub use bytes::Bytes;
 pub use completion::{AsCompleted, Until, Waited, as_completed, wait};
 pub use context::{Context, context};
 pub use error::Error;
@@ -123,6 +127,7 @@ pub use map::Map;
 pub use pool::ProcessPool;
 pub use procpool_macros::task;
 pub use report::{Done, Outcome, Progress, Report, Stats, WorkerInfo, WorkerState};
+pub use shared::Shared;
 pub use task::{Task, TaskInfo, tasks};
 pub use thread_pool::{ThreadPool, ThreadPoolBuilder};
 

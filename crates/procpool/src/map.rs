@@ -3,6 +3,7 @@
 use std::any::{Any, type_name};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::mem;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use procpool_sys::image::Function;
 use procpool_wire::elements::{self, Kind};
 
+use crate::attachments::session::{self, Collected};
 use crate::cell::{Group, JobCell, Part, Value, deadline_after};
 use crate::executor::{
     Backend, Call, Callee, Data, FunctionCall, Options, Promise, decode_result, encode_argument,
@@ -189,6 +191,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
                 return;
             }
             let mut arguments = Vec::new();
+            let mut attached = Collected::default();
             let mut refused = VecDeque::new();
             let mut count = 0;
             let mut single = None;
@@ -196,7 +199,9 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
             // came after them would stand in their places.
             self.stage = Stage::Draining;
             let mut input_ended = false;
-            while count < chunk && arguments.len() < CHUNK_BYTES_MAX {
+            while count < chunk
+                && CHUNK_BYTES_MAX as u64 > arguments.len() as u64 + attached.bytes()
+            {
                 let Some(item) = self.items.next() else {
                     input_ended = true;
                     break;
@@ -204,9 +209,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
                 count += 1;
                 if chunk == 1 {
                     single = Some(item);
-                } else if let Err(error) =
-                    encode_argument(&item, self.backend.payload_limit(), &mut arguments)
-                {
+                } else if let Err(error) = self.encode(&item, &mut arguments, &mut attached) {
                     refused.push_back((count - 1, error));
                 }
             }
@@ -214,8 +217,22 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
                 self.stage = Stage::Pulling;
             }
             if count > 0 {
-                self.submit(single, arguments, count, refused);
+                self.submit(single, arguments, attached, count, refused);
             }
+        }
+    }
+
+    fn encode(
+        &self,
+        item: &A,
+        arguments: &mut Vec<u8>,
+        attached: &mut Collected,
+    ) -> Result<(), JobError> {
+        let limit = self.backend.payload_limit();
+        if self.backend.takes_attachments() {
+            session::collect(attached, || encode_argument(item, limit, arguments))
+        } else {
+            encode_argument(item, limit, arguments)
         }
     }
 
@@ -223,6 +240,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
         &mut self,
         single: Option<A>,
         arguments: Vec<u8>,
+        attached: Collected,
         count: usize,
         refused: VecDeque<(usize, JobError)>,
     ) {
@@ -235,7 +253,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
             }
             None => {
                 let sound = (count - refused.len()) as u32;
-                let mut call = ChunkCall { f: self.f, arguments, sound };
+                let mut call = ChunkCall { f: self.f, arguments, attached, sound };
                 submit_call(self.backend, &mut call, &cell, &options);
             }
         }
@@ -390,7 +408,8 @@ impl Outcomes {
         Some(match &mut self.parts {
             Parts::Error(error) => Err(error.clone()),
             Parts::One(value) => match value.take() {
-                Some(Value::Bytes(bytes)) => decode_result(&bytes),
+                Some(Value::Bytes(bytes)) => decode_result(&bytes, None),
+                Some(Value::Attached(attached)) => decode_result(&attached.0, Some(&attached.1)),
                 Some(Value::Boxed(value)) => {
                     Ok(*value.downcast().expect("a job's value has the type of its map"))
                 }
@@ -418,7 +437,7 @@ fn next_part<R: Data>(
                     return Err(error);
                 }
             }
-            Some(Part::Recorded { elements, .. }) => {
+            Some(Part::Recorded { elements, attachments }) => {
                 match elements::split_first(&elements[*read..]) {
                     None => {
                         parts.pop_front();
@@ -427,7 +446,7 @@ fn next_part<R: Data>(
                     Some((kind, bytes, rest)) => {
                         *read = elements.len() - rest.len();
                         return match kind {
-                            Kind::Value => decode_result(bytes),
+                            Kind::Value => decode_result(bytes, attachments.as_ref()),
                             fault => Err(worker::recorded_error(fault, bytes, label, limit)),
                         };
                     }
@@ -441,6 +460,7 @@ fn next_part<R: Data>(
 struct ChunkCall<A, R> {
     f: fn(A) -> R,
     arguments: Vec<u8>,
+    attached: Collected,
     sound: u32,
 }
 
@@ -454,6 +474,7 @@ impl<A: Data, R: Data> Call for ChunkCall<A, R> {
 
     fn encode(&mut self, _limit: Option<u64>, out: &mut Vec<u8>) -> Result<u32, JobError> {
         out.extend_from_slice(&self.arguments);
+        session::adopt(mem::take(&mut self.attached));
         Ok(self.sound)
     }
 

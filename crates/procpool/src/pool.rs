@@ -10,6 +10,7 @@ use procpool_sys::{clock, fork};
 use tracing::Level;
 
 use crate::Error;
+use crate::attachments::session::{self, Collected};
 use crate::builder::{ProcessPoolBuilder, Settings, Shutdown};
 use crate::cell::{Ended, JobCell, Value};
 use crate::events::Events;
@@ -24,6 +25,7 @@ use crate::job_error::JobError;
 use crate::map::Map;
 use crate::nesting;
 use crate::report::{Progress, Report, Stats, WorkerInfo};
+use crate::shared::Shared;
 use crate::supervisor::dispatch::{Admission, Dispatch, Request};
 use crate::supervisor::entry::{Completion, Entry, Limits, Payload, WireTarget};
 use crate::supervisor::{Inner, Supervisor};
@@ -144,6 +146,16 @@ impl ProcessPool {
     pub fn worker_tasks(&self) -> Result<Vec<TaskInfo>, JobError> {
         let json = self.call(TASK_LIST, "null").result()?;
         TaskInfo::parse_list(&json)
+    }
+
+    /// Makes a value available to many jobs: encoded now and once, sent once to each worker that needs it,
+    /// of this pool or any other of this process. See [`Shared`].
+    ///
+    /// A value that cannot be encoded, or is longer than
+    /// [`payload_limit`](ProcessPoolBuilder::payload_limit), can still be used here; jobs that are
+    /// given it end as [`JobError::Encode`].
+    pub fn share<T: Data + Sync>(&self, value: T) -> Shared<T> {
+        Shared::new(value, self.core.0.settings.payload_limit)
     }
 
     /// Counts at this moment.
@@ -281,8 +293,10 @@ impl PoolCore {
     ) -> Result<(WireTarget, u32, Payload), JobError> {
         scratch.clear();
         let target = self.target(call)?;
-        let count = call.encode(self.0.settings.payload_limit, scratch)?;
-        Ok((target, count, Payload::new(scratch)))
+        let limit = self.0.settings.payload_limit;
+        let mut attached = Collected::default();
+        let count = session::collect(&mut attached, || call.encode(limit, scratch))?;
+        Ok((target, count, Payload::new(scratch, attached)))
     }
 
     /// Waits for room in the queue, or refuses.
@@ -356,6 +370,10 @@ impl Backend for PoolCore {
     }
 
     fn takes_chunks(&self) -> bool {
+        true
+    }
+
+    fn takes_attachments(&self) -> bool {
         true
     }
 

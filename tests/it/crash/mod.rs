@@ -27,6 +27,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procpool::{Death, JobError, Panic, Timeout};
 
+use crate::support::resident;
+
 fn died<R: std::fmt::Debug>(result: Result<R, JobError>) -> Death {
     match result {
         Err(JobError::Died(death)) => death,
@@ -67,11 +69,4 @@ fn hang() -> ! {
     loop {
         nix::unistd::pause();
     }
-}
-
-/// The resident set of this process, in bytes.
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    1024 * line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
 }

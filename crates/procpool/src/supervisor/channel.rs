@@ -1,14 +1,16 @@
 //! The pool's end of one worker: the shared memory, the control channel, and the jobs that are there.
 
+mod attaching;
+
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use interprocess::os::unix::uds_local_socket::Stream;
-use procpool_sys::channel;
+use procpool_sys::channel::{self, Received};
 use procpool_sys::mapping::Mapping;
 use procpool_wire::block::{
     BlackBox, Block, Body, Claim, Phase, PoolEnd, ResultHeader, TICKETS_MAX, Ticket,
@@ -16,11 +18,15 @@ use procpool_wire::block::{
 use procpool_wire::elements::{self, Kind};
 use procpool_wire::frame::{self, Decoder, Frame, FrameKind};
 
-use super::entry::{Completion, Entry, Next, StopReason};
+use super::entry::{Completion, Entry, Next, StopReason, Streamed};
+use crate::attachments::List;
+use crate::attachments::carrier::{AttachFrame, Carrier};
 use crate::cell::JobCell;
 use crate::job_error::EndedBy;
 use crate::report::Progress;
 use crate::worker::leaked_of;
+
+use attaching::{Flushed, is_of_attachments};
 
 /// How much work a worker shall have in its hands: long beside the time until the supervisor looks
 /// again, short beside what a person would notice.
@@ -47,7 +53,8 @@ struct Sent {
 /// Bytes that wait to be written to the control channel.
 enum Outgoing {
     Frame(Vec<u8>, usize),
-    Shared(Arc<Vec<u8>>, usize),
+    Payload(Arc<Streamed>, usize),
+    Attach(AttachFrame),
 }
 
 /// Whether new jobs may be sent.
@@ -67,6 +74,7 @@ pub(crate) struct PoolChannel {
     stream: Stream,
     decoder: Decoder,
     outgoing: VecDeque<Outgoing>,
+    carrier: Carrier,
     sent: Vec<Option<Sent>>,
     free: Vec<u32>,
     /// Tickets in the order in which they were sent; those whose job has left are skipped.
@@ -134,6 +142,7 @@ impl PoolChannel {
             stream: Stream::from(UnixStream::from(fd)),
             decoder: Decoder::default(),
             outgoing: VecDeque::new(),
+            carrier: Carrier::default(),
             sent: Vec::new(),
             free: Vec::new(),
             order: VecDeque::new(),
@@ -204,8 +213,9 @@ impl PoolChannel {
         let streamed = entry.streamed();
         let sent = match &streamed {
             None => self.end.send(&header, name, Body::Inline, elements),
-            Some((bytes, from)) => {
-                self.end.send(&header, name, Body::Streamed((bytes.len() - from) as u64), &[])
+            Some((streamed, from)) => {
+                let len = streamed.bytes().len() - from;
+                self.end.send(&header, name, Body::Streamed(len as u64), &[])
             }
         };
         if sent != Ok(true) {
@@ -215,10 +225,14 @@ impl PoolChannel {
             self.free.push(index);
             return Err(entry);
         }
-        if let Some((bytes, from)) = streamed {
-            let head = frame::header(FrameKind::Payload, (bytes.len() - from) as u64);
+        if let Some((streamed, from)) = streamed {
+            let head = frame::header(FrameKind::Payload, (streamed.bytes().len() - from) as u64);
+            if let Some(list) = &streamed.attachments {
+                self.attach(list);
+                self.outgoing.push_back(Outgoing::Frame(Carrier::uses_frame(list, None), 0));
+            }
             self.outgoing.push_back(Outgoing::Frame(head.to_vec(), 0));
-            self.outgoing.push_back(Outgoing::Shared(bytes, from));
+            self.outgoing.push_back(Outgoing::Payload(streamed, from));
         }
         if let Some(after) = entry.first_look() {
             self.first_look = Some(self.first_look.map_or(after, |first| first.min(after)));
@@ -261,7 +275,11 @@ impl PoolChannel {
         while let Some(outgoing) = self.outgoing.front_mut() {
             let (bytes, at) = match outgoing {
                 Outgoing::Frame(bytes, at) => (bytes.as_slice(), at),
-                Outgoing::Shared(bytes, at) => (bytes.as_slice(), at),
+                Outgoing::Payload(streamed, at) => (streamed.bytes(), at),
+                Outgoing::Attach(_) => match self.flush_attach() {
+                    Flushed::On => continue,
+                    Flushed::Full => return,
+                },
             };
             if *at == bytes.len() {
                 self.outgoing.pop_front();
@@ -295,9 +313,12 @@ impl PoolChannel {
         mut start: impl FnMut(Frame),
     ) -> Link {
         loop {
-            let mut bytes = match (&self.stream).read(buffer) {
-                Ok(0) => return Link::Closed,
-                Ok(len) => &buffer[..len],
+            let mut bytes = match channel::receive_with_fds(self.stream.as_fd(), buffer) {
+                Ok(Received { len: 0, .. }) => return Link::Closed,
+                Ok(Received { len, fds, fds_lost }) => {
+                    self.carrier.take_descriptors(fds, fds_lost);
+                    &buffer[..len]
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Link::Open,
                 Err(_) => return Link::Closed,
@@ -309,10 +330,14 @@ impl PoolChannel {
                     Ok(Some(Frame { kind: FrameKind::Payload, body })) => {
                         self.take_payload(body, harvest)
                     }
+                    Ok(Some(frame)) if is_of_attachments(frame.kind) => {
+                        self.take_attachments(&frame)
+                    }
                     Ok(Some(frame)) => start(frame),
                     Err(fault) => self.set_fault(&fault.to_string()),
                 }
             }
+            self.check_descriptors();
             if self.fault.is_some() {
                 return Link::Open;
             }
@@ -329,11 +354,12 @@ impl PoolChannel {
         }
         match self.awaiting.take() {
             Some((header, kind, len)) if len == body.len() as u64 => {
+                let attachments = self.attachments_of(&header);
                 let mut element = Vec::with_capacity(elements::padded(body.len()));
                 elements::push(&mut element, kind, &body);
                 drop(body);
                 harvest.any = true;
-                self.take_record(&header, &element, harvest);
+                self.take_record(&header, &element, attachments, harvest);
             }
             _ => self.set_fault("the worker sent a payload that it had not announced"),
         }
@@ -357,7 +383,7 @@ impl PoolChannel {
                 }
                 Ok(Some((header, Body::Inline))) => {
                     harvest.any = true;
-                    self.take_record(&header, &body, harvest);
+                    self.take_record(&header, &body, None, harvest);
                 }
                 Ok(Some((header, Body::Streamed(len)))) => {
                     harvest.any = true;
@@ -374,7 +400,13 @@ impl PoolChannel {
         harvest.more = true;
     }
 
-    fn take_record(&mut self, header: &ResultHeader, recorded: &[u8], harvest: &mut Harvest) {
+    fn take_record(
+        &mut self,
+        header: &ResultHeader,
+        recorded: &[u8],
+        attachments: Option<List>,
+        harvest: &mut Harvest,
+    ) {
         let index = header.ticket.index as usize;
         let claimed = self.end.block().claim(header.ticket) == Some(Claim::Claimed);
         let slot = self.sent.get_mut(index);
@@ -402,13 +434,13 @@ impl PoolChannel {
         if entry.is_single() && header.count == 1 && sent.stopping.is_none() {
             let report = entry.report(self.pid, self.slot, header, leaked);
             let sent = self.remove(index);
-            return match sent.entry.complete_single(recorded, report) {
+            return match sent.entry.complete_single(recorded, attachments, report) {
                 Some(completion) => harvest.completions.push(completion),
                 None => self.set_fault(SCRIBBLED),
             };
         }
         entry.note_run(self.pid, self.slot, header, leaked);
-        self.take_elements(index, header, recorded, harvest);
+        self.take_elements(index, header, recorded, attachments, harvest);
     }
 
     fn take_elements(
@@ -416,12 +448,13 @@ impl PoolChannel {
         index: usize,
         header: &ResultHeader,
         recorded: &[u8],
+        attachments: Option<List>,
         harvest: &mut Harvest,
     ) {
         let sent = self.sent[index].as_mut().expect("the caller has looked at this job");
         match sent.stopping {
             None => {
-                if !sent.entry.record(header.count, recorded) {
+                if !sent.entry.record(header.count, recorded, attachments) {
                     return self.set_fault(SCRIBBLED);
                 }
                 if header.last {
@@ -434,7 +467,7 @@ impl PoolChannel {
             }
             // It has not seen the request yet.
             Some(_) => {
-                if !sent.entry.record(header.count, recorded) {
+                if !sent.entry.record(header.count, recorded, attachments) {
                     self.set_fault(SCRIBBLED);
                 }
             }
@@ -455,7 +488,8 @@ impl PoolChannel {
         let Some(rest) = elements::skip(recorded, before as usize) else {
             return self.set_fault(SCRIBBLED);
         };
-        if before > 0 && !sent.entry.record(before, &recorded[..recorded.len() - rest.len()]) {
+        if before > 0 && !sent.entry.record(before, &recorded[..recorded.len() - rest.len()], None)
+        {
             return self.set_fault(SCRIBBLED);
         }
         harvest.returned = true;
@@ -639,7 +673,7 @@ impl PoolChannel {
                     usage: None,
                 };
                 // What does not fit the job is not recovered; the worker may have scribbled anything.
-                if entry.record(count, &recovered) {
+                if entry.record(count, &recovered, None) {
                     entry.note_run(self.pid, self.slot, &header, None);
                 }
             }

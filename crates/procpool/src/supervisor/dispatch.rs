@@ -566,6 +566,17 @@ impl Dispatch {
         self.serving == self.channels.len()
     }
 
+    /// Tells workers of attachments that they need not keep.
+    pub(crate) fn forget(&mut self, numbers: &[u64]) {
+        if numbers.is_empty() {
+            return;
+        }
+        for channel in self.channels.iter_mut().flatten() {
+            channel.forget(numbers);
+            self.writing |= channel.wants_to_write();
+        }
+    }
+
     pub(crate) fn channel(&self, slot: usize) -> Option<&PoolChannel> {
         self.channels[slot].as_ref()
     }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use procpool_wire::block::{BlackBox, JobHeader, Phase as WorkerPhase, ResultHeader, Ticket};
+use procpool_wire::block::{
+    BlackBox, INLINE_WORDS_MAX, JobHeader, Phase as WorkerPhase, ResultHeader, Ticket,
+};
 use procpool_wire::elements::{self, Kind, WORD};
 
 use super::cpu_limit;
+use crate::attachments::List;
+use crate::attachments::session::Collected;
 use crate::cell::{Bytes, Ended, JobCell, Part, Value};
 use crate::job_error::{EndedBy, JobError, Limit, Phase, Timeout};
 use crate::leaks::Leaked;
@@ -14,18 +18,33 @@ use crate::report::Report;
 use crate::worker::recorded_error;
 
 /// Encoded arguments. The long ones are shared with what is being written to a worker.
-#[derive(Debug, Clone)]
 pub(crate) enum Payload {
     /// Fits into the shared memory.
     Inline(Bytes),
     /// Travels on the control channel.
-    Streamed(Arc<Vec<u8>>),
+    Streamed(Arc<Streamed>),
+}
+
+/// Encoded arguments that travel on the control channel.
+pub(crate) struct Streamed {
+    bytes: Vec<u8>,
+    /// What they refer to.
+    pub(crate) attachments: Option<List>,
+}
+
+impl Streamed {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Payload {
-    pub(crate) fn new(elements: &[u8]) -> Payload {
-        if elements.len() / WORD > procpool_wire::block::INLINE_WORDS_MAX {
-            Payload::Streamed(Arc::new(elements.to_vec()))
+    pub(crate) fn new(elements: &[u8], attached: Collected) -> Payload {
+        let attachments = (!attached.is_empty()).then(|| attached.into_list());
+        // What is attached comes before the payload on the control channel, so it is there when the payload
+        // is: a job that has attachments needs no other rule.
+        if attachments.is_some() || elements.len() / WORD > INLINE_WORDS_MAX {
+            Payload::Streamed(Arc::new(Streamed { bytes: elements.to_vec(), attachments }))
         } else {
             Payload::Inline(Bytes::from_slice(elements))
         }
@@ -34,7 +53,7 @@ impl Payload {
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Payload::Inline(bytes) => bytes,
-            Payload::Streamed(bytes) => bytes,
+            Payload::Streamed(streamed) => &streamed.bytes,
         }
     }
 }
@@ -187,12 +206,24 @@ impl Entry {
     }
 
     /// What to keep alive while the elements of `to_send` are written to a channel; with what offset.
-    pub(crate) fn streamed(&self) -> Option<(Arc<Vec<u8>>, usize)> {
-        let Payload::Streamed(bytes) = &self.payload else {
+    pub(crate) fn streamed(&self) -> Option<(Arc<Streamed>, usize)> {
+        let Payload::Streamed(streamed) = &self.payload else {
             return None;
         };
-        let rest = elements::skip(bytes, self.done as usize)?;
-        Some((Arc::clone(bytes), bytes.len() - rest.len()))
+        let rest = elements::skip(&streamed.bytes, self.done as usize)?;
+        Some((Arc::clone(streamed), streamed.bytes.len() - rest.len()))
+    }
+
+    /// What the arguments refer to.
+    pub(crate) fn attachments(&self) -> Option<&List> {
+        match &self.payload {
+            Payload::Inline(_) => None,
+            Payload::Streamed(streamed) => streamed.attachments.as_ref(),
+        }
+    }
+
+    pub(crate) fn payload_limit(&self) -> Option<u64> {
+        self.limits.as_ref()?.payload
     }
 
     /// What a record says of the attempt that it comes from; several records of one chunk add up.
@@ -233,12 +264,18 @@ impl Entry {
     }
 
     /// Takes up `count` recorded outcomes. False if `elements` are not such outcomes.
-    pub(crate) fn record(&mut self, count: u32, elements: &[u8]) -> bool {
+    pub(crate) fn record(
+        &mut self,
+        count: u32,
+        elements: &[u8],
+        attachments: Option<List>,
+    ) -> bool {
         if count > self.remaining() || !matches!(elements::skip(elements, count as usize), Some([]))
         {
             return false;
         }
-        self.past().parts.push(Part::Recorded { elements: elements.to_vec() });
+        let elements = elements.to_vec();
+        self.past().parts.push(Part::Recorded { elements, attachments });
         self.advance(count);
         true
     }
@@ -249,13 +286,21 @@ impl Entry {
     }
 
     /// Ends a job of one element with its recorded outcome, without a copy in between.
-    pub(crate) fn complete_single(self, elements: &[u8], report: Report) -> Option<Completion> {
+    pub(crate) fn complete_single(
+        self,
+        elements: &[u8],
+        attachments: Option<List>,
+        report: Report,
+    ) -> Option<Completion> {
         let (kind, bytes, rest) = elements::split_first(elements)?;
         if !rest.is_empty() {
             return None;
         }
         let result = match kind {
-            Kind::Value => Ok(Value::Bytes(Bytes::from_slice(bytes))),
+            Kind::Value => Ok(match attachments {
+                None => Value::Bytes(Bytes::from_slice(bytes)),
+                Some(list) => Value::Attached(Box::new((bytes.to_vec(), list))),
+            }),
             fault => {
                 let limit = self.limits.as_ref().and_then(|limits| limits.payload);
                 Err(recorded_error(fault, bytes, &self.cell.label(), limit))
@@ -286,9 +331,9 @@ impl Entry {
         match parts.pop_if(|_| self.count == 1) {
             None => self.complete(Ok(Value::Parts(parts))),
             Some(Part::Failed(error)) => self.complete(Err(error)),
-            Some(Part::Recorded { elements }) => {
+            Some(Part::Recorded { elements, attachments }) => {
                 // `record` has looked at these bytes, so they are one element.
-                self.complete_single(&elements, report).expect("one whole element")
+                self.complete_single(&elements, attachments, report).expect("one whole element")
             }
         }
     }

@@ -8,6 +8,7 @@
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out.
 //! * [`notes`] is what all of them have to tell of, for receivers and logs.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
+//! * [`wake`] makes the loop look, and notes attachments that nobody holds any more.
 //!
 //! README.md beside this file draws the states and tells the races.
 
@@ -28,13 +29,12 @@ pub(crate) mod retry;
 mod slot;
 mod start;
 mod stderr;
+mod wake;
 
 use std::hint;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use procpool_sys::clock;
 use procpool_sys::image::Image;
 use procpool_sys::spawn::Process;
@@ -54,6 +54,7 @@ use notes::Notes;
 use retry::Backoff;
 use start::trouble_of;
 use stderr::{StderrReader, Tap};
+use wake::Wake;
 
 /// How long the supervisor looks for more results before it sleeps: about what it costs to be woken.
 const SPIN_NS: u64 = 20_000;
@@ -76,8 +77,7 @@ pub(crate) struct Inner {
     pub(crate) room: Condvar,
     /// A worker became ready, or the pool broke or ended.
     pub(crate) changed: Condvar,
-    wake: EventFd,
-    wake_pending: AtomicBool,
+    wake: Arc<Wake>,
     ended: Mutex<bool>,
     ended_changed: Condvar,
     pub(crate) callbacks: CallbackThreads,
@@ -93,10 +93,7 @@ impl Inner {
 
     /// Makes the supervisor look at what is asked of it.
     pub(crate) fn wake(&self) {
-        if !self.wake_pending.swap(true, Ordering::AcqRel) {
-            // Only an overflow of the counter could fail, and it is read before that.
-            let _ = self.wake.write(1);
-        }
+        self.wake.ring();
     }
 
     /// Waits until no worker is left.
@@ -201,10 +198,9 @@ impl Supervisor {
     pub(crate) fn prepare(settings: Settings, image: &'static Image) -> Result<Supervisor, Error> {
         let system =
             |error: nix::errno::Errno| Error::system("cannot set up a pool's supervisor", error);
-        let wake =
-            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
+        let wake = Arc::new(Wake::new().map_err(system)?);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
-        epoll.add(&wake, Token::Wake.event(EpollFlags::EPOLLIN)).map_err(system)?;
+        epoll.add(wake.event(), Token::Wake.event(EpollFlags::EPOLLIN)).map_err(system)?;
         let (restart_limit, restart_window) = settings.restart_limit;
         let machine = Machine::new(Policy {
             slots: settings.workers,
@@ -232,7 +228,6 @@ impl Supervisor {
             room: Condvar::new(),
             changed: Condvar::new(),
             wake,
-            wake_pending: AtomicBool::new(false),
             ended: Mutex::new(false),
             ended_changed: Condvar::new(),
             callbacks: CallbackThreads::default(),
@@ -415,8 +410,7 @@ impl Supervisor {
         for event in &ready[..count] {
             match Token::of(event) {
                 Token::Wake => {
-                    let _ = self.inner.wake.read();
-                    self.inner.wake_pending.store(false, Ordering::Release);
+                    self.inner.wake.heard();
                 }
                 Token::Channel(slot) => self.read(slot),
                 Token::Process(slot) => deaths.push(slot),
@@ -496,6 +490,7 @@ impl Supervisor {
         let now = clock::monotonic_ns();
         let mut completions = dispatch.check_timeouts(now);
         dispatch.queue_retries(now);
+        dispatch.forget(&inner.wake.take_forgotten());
         for request in std::mem::take(&mut dispatch.requests) {
             if let Request::Shutdown(how) = request {
                 self.notes.add(events::Event::PoolStopping { how });

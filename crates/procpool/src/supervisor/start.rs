@@ -23,6 +23,8 @@ use super::machine::{Event, Trouble};
 use super::slot::Slot;
 use super::stderr::Tap;
 use super::{Supervisor, Token, Worker};
+use crate::attachments::Forgets;
+use crate::attachments::carrier::Carrier;
 use crate::events;
 use crate::nesting;
 
@@ -48,6 +50,8 @@ impl Supervisor {
         self.stderr.watch(tap, process.id())?;
         let mut channel =
             PoolChannel::new(slot, process.id(), memory, ours, settings.max_jobs_per_worker);
+        let wake: Arc<dyn Forgets> = Arc::clone(&self.inner.wake) as _;
+        channel.set_who_forgets(Arc::downgrade(&wake));
         let stdout = io::stdout();
         let fds = [memory_fd.as_fd(), stdout.as_fd()];
         // The same program has the host's standard output already.
@@ -56,6 +60,10 @@ impl Supervisor {
             // It has ended already, and its exit status and last words tell more than this error.
             Err(error) if is_hangup(&error) => {}
             result => result?,
+        }
+        if let Some(initializer) = &settings.initializer {
+            channel.attach(&initializer.attachments);
+            channel.flush();
         }
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         self.epoll.add(channel.fd(), Token::Channel(slot).event(flags))?;
@@ -91,6 +99,11 @@ impl Supervisor {
             stack_size: settings.stack_size as u64,
             payload_limit: settings.payload_limit,
             initializer,
+            initializer_uses: settings
+                .initializer
+                .as_ref()
+                .map(|initializer| Carrier::numbers(&initializer.attachments))
+                .unwrap_or_default(),
             current_dir: settings
                 .current_dir
                 .as_deref()

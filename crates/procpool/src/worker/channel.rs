@@ -1,15 +1,19 @@
 //! The worker's end of the control channel. It blocks: a worker has nothing else to do.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use interprocess::os::unix::uds_local_socket::Stream;
 use procpool_sys::{channel, worker};
 use procpool_wire::codec;
-use procpool_wire::frame::{self, Decoder, FrameKind};
+use procpool_wire::frame::{self, Decoder, Frame, FrameKind};
 use procpool_wire::handshake::Setup;
+
+use crate::attachments::carrier::Carrier;
+use crate::attachments::{self, List};
 
 /// Bytes read at a time: a socket's buffer is a few of these.
 const READ_MAX: usize = 64 * 1024;
@@ -19,7 +23,15 @@ pub(super) struct WorkerChannel {
     decoder: Decoder,
     buffer: Vec<u8>,
     /// Arguments that have arrived before their jobs were looked at.
-    payloads: VecDeque<Vec<u8>>,
+    payloads: VecDeque<Payload>,
+    carrier: Carrier,
+}
+
+/// Arguments that did not fit into the shared memory.
+pub(super) struct Payload {
+    pub(super) bytes: Vec<u8>,
+    /// What they refer to.
+    pub(super) attachments: Option<List>,
 }
 
 /// What the pool wants.
@@ -39,73 +51,147 @@ impl WorkerChannel {
             decoder: Decoder::default(),
             buffer: vec![0; READ_MAX],
             payloads: VecDeque::new(),
+            carrier: Carrier::default(),
         })
     }
 
     /// Waits for the first frame, which has descriptors beside it: the shared memory, and a standard output
     /// if this process was started without one.
     pub(super) fn receive_setup(&mut self) -> io::Result<(Setup, Vec<OwnedFd>)> {
-        let mut received = Vec::new();
-        loop {
-            let (len, fds) = channel::receive_with_fds(self.stream.as_fd(), &mut self.buffer)?;
-            received.extend(fds);
-            if len == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut setup = None;
+        while setup.is_none() {
+            self.read(|channel, frame| {
+                if frame.kind == FrameKind::Setup && setup.is_none() {
+                    setup = Some((frame.body, channel.carrier.first_descriptors()));
+                    return Ok(());
+                }
+                channel.take(frame).map(drop)
+            })?;
+        }
+        let (body, fds) = setup.expect("the loop ends with one");
+        let setup = codec::decode(&body).map_err(|fault| io::Error::other(fault.to_string()))?;
+        Ok((setup, fds))
+    }
+
+    /// Reads once, and hands on each frame that is complete.
+    fn read(
+        &mut self,
+        mut take: impl FnMut(&mut WorkerChannel, Frame) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut buffer = mem::take(&mut self.buffer);
+        let received = loop {
+            match channel::receive_with_fds(self.stream.as_fd(), &mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => break received?,
             }
-            let mut bytes = &self.buffer[..len];
+        };
+        if received.len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.carrier.take_descriptors(received.fds, received.fds_lost);
+        let mut bytes = &buffer[..received.len];
+        while !bytes.is_empty() {
             let frame = self
                 .decoder
                 .feed(&mut bytes)
                 .map_err(|fault| io::Error::other(fault.to_string()))?;
             if let Some(frame) = frame {
-                if frame.kind != FrameKind::Setup {
-                    return Err(io::Error::other("the first frame is not a setup"));
-                }
-                let setup = codec::decode(&frame.body)
-                    .map_err(|fault| io::Error::other(fault.to_string()))?;
-                return Ok((setup, received));
+                take(self, frame)?;
             }
         }
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    /// Takes a frame from the pool, and answers what it wants with it.
+    fn take(&mut self, frame: Frame) -> io::Result<Word> {
+        match frame.kind {
+            FrameKind::Bye => return Ok(Word::Bye),
+            FrameKind::Payload => {
+                let attachments = self.carrier.take_list(None);
+                self.payloads.push_back(Payload { bytes: frame.body, attachments });
+            }
+            FrameKind::Attach => {
+                let lost = self.carrier.take_attach(&frame.body).map_err(io::Error::other)?;
+                if !lost.is_empty() {
+                    self.stream.write_all(&Carrier::lost_frame(lost))?;
+                }
+            }
+            FrameKind::Uses => self.carrier.take_uses(&frame.body).map_err(io::Error::other)?,
+            FrameKind::Forget => {
+                for attachment in self.carrier.take_forgotten(&frame.body) {
+                    attachments::let_go(&attachment);
+                }
+            }
+            _ => {}
+        }
+        Ok(Word::Look)
     }
 
     /// Waits for the pool's next word. Without a pool there is nothing to live for.
     pub(super) fn next_word(&mut self) -> Word {
-        loop {
-            let len = match self.stream.read(&mut self.buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(0) | Err(_) => worker::kill_group(),
-                Ok(len) => len,
-            };
-            let mut word = None;
-            let mut bytes = &self.buffer[..len];
-            while !bytes.is_empty() {
-                match self.decoder.feed(&mut bytes) {
-                    Ok(None) => {}
-                    Ok(Some(frame)) => match frame.kind {
-                        FrameKind::Bye => word = Some(Word::Bye),
-                        FrameKind::Payload => {
-                            self.payloads.push_back(frame.body);
-                            word = word.or(Some(Word::Look));
-                        }
-                        _ => word = word.or(Some(Word::Look)),
-                    },
-                    // Only a job that writes to our end of the channel's peer could do this.
-                    Err(_) => worker::kill_group(),
+        let mut word = None;
+        while word.is_none() {
+            let read = self.read(|channel, frame| {
+                let new = channel.take(frame)?;
+                if word != Some(Word::Bye) {
+                    word = Some(new);
                 }
-            }
-            if let Some(word) = word {
-                return word;
+                Ok(())
+            });
+            // The pool is gone, or a job that writes to our end of the channel's peer has ruined it.
+            if read.is_err() {
+                worker::kill_group();
             }
         }
+        word.expect("the loop ends with one")
     }
 
     /// The next argument that did not fit into the shared memory.
-    pub(super) fn next_payload(&mut self) -> Vec<u8> {
+    pub(super) fn next_payload(&mut self) -> Payload {
         loop {
             if let Some(payload) = self.payloads.pop_front() {
                 return payload;
             }
             self.next_word();
+        }
+    }
+
+    /// What came under these numbers; waits for it.
+    pub(super) fn arrived(&mut self, numbers: &[u64]) -> List {
+        loop {
+            if let Some(list) = self.carrier.arrived(numbers) {
+                return list;
+            }
+            if self.next_word() == Word::Bye {
+                std::process::exit(0);
+            }
+        }
+    }
+
+    /// Sends what a result refers to, and is not the pool's own, `theirs`. An error if the kernel would not
+    /// pass on its descriptors: then the pool has nothing of it.
+    pub(super) fn send_attachments(
+        &mut self,
+        list: &List,
+        theirs: Option<&List>,
+    ) -> io::Result<()> {
+        let frames = self.carrier.attach(list, theirs);
+        // The pool keeps nothing of ours beyond the next payload.
+        self.carrier.is_not_known();
+        for frame in frames {
+            let sent = channel::send_with_fds(self.stream.as_fd(), frame.bytes(), &frame.fds())?;
+            self.write(&frame.bytes()[sent..]);
+        }
+        let theirs = theirs.map(|theirs| (&self.carrier, theirs));
+        self.write(&Carrier::uses_frame(list, theirs));
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.stream.write_all(bytes).is_err() {
+            // The pool is gone, or a job has closed the channel: either way this worker is of no use.
+            worker::kill_group();
         }
     }
 

@@ -27,6 +27,7 @@ use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
 use procpool_wire::handshake::{Form, Setup, StartFault, Target};
 
+use crate::attachments::List;
 use crate::{init, nesting};
 use channel::WorkerChannel;
 pub(crate) use fault::{leaked_of, panic_of, recorded_error};
@@ -144,7 +145,10 @@ fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
     // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
     let _ = stack::report_overflow();
     if let Some((target, argument)) = &setup.initializer
-        && let Err(message) = initialize(start.image, start.same_build, target, argument)
+        && let Err(message) = {
+            let attachments = channel.arrived(&setup.initializer_uses);
+            initialize(start.image, start.same_build, target, argument, attachments)
+        }
     {
         fail(&mut channel, &StartFault::Initializer(message));
     }
@@ -157,14 +161,17 @@ fn initialize(
     same_build: Option<SameBuild>,
     target: &Target,
     argument: &[u8],
+    attachments: List,
 ) -> Result<(), String> {
     let function = match (target, same_build) {
         (Target::Offset { run, function }, Some(proof)) => image.receive(proof, *run, *function),
         _ => None,
     };
     let function = function.ok_or("the initializer is not a function of this program")?;
-    let mut initializing = Initializing::new(argument.to_vec());
+    let mut initializing = Initializing::new(argument.to_vec(), Some(Arc::clone(&attachments)));
     function.run(&mut initializing);
+    // The first job that is given the same value finds it decoded.
+    attachments.iter().flatten().for_each(|attachment| attachment.keep_value());
     initializing.result
 }
 

@@ -20,6 +20,8 @@ use procpool_wire::handshake::{Form, Setup};
 use super::channel::{Word, WorkerChannel};
 use super::upkeep::{Finding, Upkeep};
 use super::{SharedBlock, TASK_LIST, Unresolved, fault, hook, resolve_named};
+use crate::attachments::List;
+use crate::attachments::session::{self, Collected};
 use crate::builder::InitResult;
 use crate::context::Context;
 use crate::executor::Data;
@@ -45,6 +47,8 @@ pub(crate) struct Running {
     body: Vec<u8>,
     /// Where the elements begin in `body`.
     elements_at: usize,
+    /// What the arguments refer to.
+    attachments: Option<List>,
     /// The encoded result.
     scratch: Vec<u8>,
     element: u32,
@@ -108,6 +112,7 @@ pub(super) fn serve(
         header,
         body: Vec::new(),
         elements_at: 0,
+        attachments: None,
         scratch: Vec::new(),
         element: 0,
         step: Step::Open,
@@ -190,7 +195,8 @@ impl Running {
         if let Body::Streamed(_) = body {
             let payload = self.channel.next_payload();
             self.body.truncate(self.elements_at);
-            self.body.extend_from_slice(&payload);
+            self.body.extend_from_slice(&payload.bytes);
+            self.attachments = payload.attachments;
             self.look_at_clock();
         }
         if !self.end.claim(header.ticket, self.now_ns) {
@@ -198,6 +204,7 @@ impl Running {
                 // A job has scribbled over the claim table. To skip this one would be to lose it.
                 procpool_sys::worker::kill_group();
             }
+            self.attachments = None;
             return;
         }
         self.header = header;
@@ -216,6 +223,7 @@ impl Running {
             self.run_named(&name);
         }
         self.end.set_phase(0, Phase::Idle);
+        self.attachments = None;
     }
 
     fn run_named(&mut self, name: &str) {
@@ -289,8 +297,13 @@ impl Running {
         f: fn(A) -> R,
         encode: &impl Fn(&R, Option<u64>, &mut Vec<u8>) -> Result<(), CodecFault>,
     ) {
-        let argument = match decode(argument) {
-            Ok(argument) => argument,
+        let decoded = session::with_source(self.attachments.as_ref(), || decode(argument));
+        let argument = match decoded {
+            Ok(argument) => {
+                // For the jobs that follow, even if this one drops it at once.
+                self.keep_values();
+                argument
+            }
             Err(fault) => {
                 let (kind, bytes) = fault::codec_fault::<A>(Kind::DecodeFault, fault);
                 return self.record(kind, &bytes);
@@ -301,8 +314,11 @@ impl Running {
         self.end.set_phase(self.element, Phase::Encode);
         let mut scratch = mem::take(&mut self.scratch);
         scratch.clear();
-        match encode(&result, self.payload_limit, &mut scratch) {
-            Ok(()) => self.record(Kind::Value, &scratch),
+        let mut attached = Collected::default();
+        let limit = self.payload_limit;
+        match session::collect(&mut attached, || encode(&result, limit, &mut scratch)) {
+            Ok(()) if attached.is_empty() => self.record(Kind::Value, &scratch),
+            Ok(()) => self.record_attached::<R>(&scratch, attached),
             Err(fault) => {
                 let (kind, bytes) = fault::codec_fault::<R>(Kind::EncodeFault, fault);
                 self.record(kind, &bytes);
@@ -316,6 +332,12 @@ impl Running {
             self.end.set_phase(self.element, Phase::Drop);
             drop(result);
             self.look_at_clock();
+        }
+    }
+
+    fn keep_values(&self) {
+        if let Some(list) = &self.attachments {
+            list.iter().flatten().for_each(|attachment| attachment.keep_value());
         }
     }
 
@@ -366,18 +388,7 @@ impl Running {
 
     fn record_now(&mut self, kind: Kind, bytes: &[u8], last: bool) {
         if elements::padded(bytes.len()) / WORD > INLINE_WORDS_MAX {
-            if self.end.pending_count() > 0 {
-                self.publish(false);
-                self.record_first = self.element;
-            }
-            let header = self.result_header(last);
-            while !self.end.announce(&header, kind, bytes.len()) {
-                self.wait_for_room(1);
-            }
-            self.ring_bell();
-            self.channel.send(FrameKind::Payload, bytes);
-            self.step = Step::Recorded;
-            return;
+            return self.record_streamed(kind, bytes);
         }
         while !self.end.append(kind, bytes) {
             if self.end.pending_count() > 0 {
@@ -391,6 +402,41 @@ impl Running {
         if last || self.now_ns - self.record_started_ns > PUBLISH_AFTER_NS {
             self.publish(last);
         }
+    }
+
+    /// Gives the current element a result that refers to attachments.
+    fn record_attached<R>(&mut self, bytes: &[u8], attached: Collected) {
+        self.end.set_phase(self.element, Phase::Send);
+        let list = attached.into_list();
+        let theirs = self.attachments.clone();
+        match self.channel.send_attachments(&list, theirs.as_ref()) {
+            Ok(()) => {
+                self.look_at_clock();
+                self.record_streamed(Kind::Value, bytes);
+            }
+            Err(error) => {
+                let message = format!("the result's descriptors cannot be passed on: {error}");
+                let fault = CodecFault::Message(message);
+                let (kind, bytes) = fault::codec_fault::<R>(Kind::EncodeFault, fault);
+                self.record(kind, &bytes);
+            }
+        }
+    }
+
+    /// Gives the current element its outcome over the control channel.
+    fn record_streamed(&mut self, kind: Kind, bytes: &[u8]) {
+        let last = self.element + 1 == self.header.first + self.header.count;
+        if self.end.pending_count() > 0 {
+            self.publish(false);
+            self.record_first = self.element;
+        }
+        let header = self.result_header(last);
+        while !self.end.announce(&header, kind, bytes.len()) {
+            self.wait_for_room(1);
+        }
+        self.ring_bell();
+        self.channel.send(FrameKind::Payload, bytes);
+        self.step = Step::Recorded;
     }
 
     /// Ends a job that was asked to stop before its last element.
@@ -475,8 +521,9 @@ impl Running {
 /// The trampoline of a function whose argument and result are encoded.
 pub(crate) fn run_function<A: Data, R: Data>(function: Function, running: &mut Running) {
     let decode = |bytes: &[u8]| codec::decode::<A>(bytes);
-    let encode =
-        |result: &R, limit: Option<u64>, out: &mut Vec<u8>| codec::encode_into(result, limit, out);
+    let encode = |result: &R, limit: Option<u64>, out: &mut Vec<u8>| {
+        session::encode_into(result, limit, out)
+    };
     running.run_elements(decode, function.function::<A, R>(), encode);
 }
 
@@ -499,12 +546,13 @@ pub(crate) fn run_json<A: Data, R: Data>(function: Function, running: &mut Runni
 /// What the trampoline of an initializer works with.
 pub(crate) struct Initializing {
     argument: Vec<u8>,
+    attachments: Option<List>,
     pub(super) result: Result<(), String>,
 }
 
 impl Initializing {
-    pub(super) fn new(argument: Vec<u8>) -> Initializing {
-        Initializing { argument, result: Err("the initializer did not run".into()) }
+    pub(super) fn new(argument: Vec<u8>, attachments: Option<List>) -> Initializing {
+        Initializing { argument, attachments, result: Err("the initializer did not run".into()) }
     }
 }
 
@@ -515,8 +563,9 @@ pub(crate) fn run_initializer<A: Data, R: InitResult>(
 ) {
     let f = function.function::<A, R>();
     let argument = mem::take(&mut initializing.argument);
+    let attachments = initializing.attachments.take();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let argument = codec::decode::<A>(&argument)
+        let argument = session::with_source(attachments.as_ref(), || codec::decode::<A>(&argument))
             .map_err(|fault| format!("its argument cannot be decoded: {fault}"))?;
         f(argument).into_init_result()
     }));

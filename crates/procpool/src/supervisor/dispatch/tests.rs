@@ -15,6 +15,7 @@ use super::super::obituary::Obituary;
 use super::super::retry::Backoff;
 use super::super::slot::Slot;
 use super::*;
+use crate::attachments::session::Collected;
 use crate::cell::Part;
 use crate::executor::{Control, Promise};
 use crate::job_error::Status;
@@ -94,7 +95,7 @@ impl World {
         }
         let limits = Limits { retries, ..Limits::default() };
         let target = WireTarget::Offset(0, 0);
-        let payload = Payload::new(&arguments);
+        let payload = Payload::new(&arguments, Collected::default());
         self.jobs.push(Job {
             cell: Arc::clone(&cell),
             retries,
@@ -354,7 +355,7 @@ fn check_outcome(number: usize, job: &Job, result: Result<Value, JobError>) {
             let mut failed = 0;
             for part in &parts {
                 match part {
-                    Part::Recorded { elements } => {
+                    Part::Recorded { elements, .. } => {
                         let mut rest = elements.as_slice();
                         while let Some((Kind::Value, bytes, next)) = elements::split_first(rest) {
                             // Failed elements are counted in below.
@@ -375,6 +376,7 @@ fn check_outcome(number: usize, job: &Job, result: Result<Value, JobError>) {
             assert_eq!(element + failed, count, "each element has an outcome");
         }
         Ok(Value::Boxed(_)) => panic!("nothing ran in this process"),
+        Ok(Value::Attached(_)) => panic!("nothing was attached"),
         Err(error) => check_error(&error),
     }
 }
