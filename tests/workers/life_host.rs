@@ -39,6 +39,7 @@ fn main() {
         ["storm"] => storm(),
         ["no-descriptors", dir] => no_descriptors(Path::new(dir)),
         ["no-processes"] => no_processes(),
+        ["little-memory", mib] => little_memory(mib.parse().unwrap()),
         ["suspended", milliseconds] => suspended(milliseconds.parse().unwrap()),
         _ => panic!("no such story: {arguments:?}"),
     }
@@ -236,6 +237,29 @@ fn hammer(thread: usize, over: &AtomicBool) {
         unsafe { std::env::set_var(&key, "x") };
         hint::black_box(std::env::var_os(&key));
     }
+}
+
+// ---- a host without memory -----------------------------------------------------------------------
+
+const MIB: u64 = 1 << 20;
+
+/// Asks for a result that is too large for its memory, and once more when it has more.
+fn little_memory(mib: u64) {
+    let pool = ProcessPool::builder().workers(1).build().unwrap();
+    let text = |mib: u64| "x".repeat((mib * MIB) as usize);
+    pool.warm_up().unwrap();
+    let status = read("/proc/self/status");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let size: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
+    setrlimit(Resource::RLIMIT_AS, size * 1024 + 40 * MIB, hard).unwrap();
+    let result = pool.submit(text, mib).result();
+    setrlimit(Resource::RLIMIT_AS, soft, hard).unwrap();
+    match result {
+        Err(JobError::Died(death)) => println!("{}", death.detail.unwrap_or_default()),
+        other => println!("{:?}", other.map(|text| text.len())),
+    }
+    println!("{:?}", pool.submit(text, mib).result().map(|text| text.len()));
 }
 
 // ---- a host that is suspended --------------------------------------------------------------------

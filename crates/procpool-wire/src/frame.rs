@@ -100,6 +100,8 @@ pub enum FrameFault {
     Version(u8),
     /// A frame of this kind may not be so long.
     TooLong(FrameKind, u64),
+    /// There is no memory for a frame of this kind and length.
+    NoMemory(FrameKind, u64),
 }
 
 impl fmt::Display for FrameFault {
@@ -114,6 +116,9 @@ impl fmt::Display for FrameFault {
             }
             FrameFault::TooLong(kind, len) => {
                 write!(f, "a {kind:?} frame that claims {len} bytes on the control channel")
+            }
+            FrameFault::NoMemory(kind, len) => {
+                write!(f, "no memory for a {kind:?} frame of {len} bytes")
             }
         }
     }
@@ -158,6 +163,11 @@ impl Decoder {
         };
         let take = usize::try_from(missing).unwrap_or(usize::MAX).min(input.len());
         let (now, later) = input.split_at(take);
+        // The other side chooses how much comes, so that there is no memory for it must not be fatal. What is
+        // reserved follows what has come, never what is claimed.
+        if self.body.try_reserve(take).is_err() {
+            return Err(FrameFault::NoMemory(kind, self.body.len() as u64 + missing));
+        }
         self.body.extend_from_slice(now);
         *input = later;
         let missing = missing - take as u64;

@@ -65,6 +65,28 @@ fn a_host_without_descriptors_goes_on_with_what_it_has() {
     });
 }
 
+/// Goal: a result for which the host has no memory costs its job, not the host.
+/// Method: the host limits its own address space to 40 MiB more. One result does not fit into it; of the
+/// other, which does, there is no room for another copy.
+/// Covers: F-83
+#[test]
+fn a_host_without_memory_for_a_result_goes_on() {
+    test(|| {
+        for (mib, detail) in [
+            (64, "no memory for a Payload frame of 67108872 bytes"),
+            (24, "no memory for the worker's result"),
+        ] {
+            // Without address space that the allocator has in reserve for each thread.
+            let mut host = Command::new(HOST);
+            host.args(["little-memory", &mib.to_string()]).env("MALLOC_ARENA_MAX", "1");
+            let left = Fixture::start(&mut host).end();
+            assert!(left.status.success(), "{left:?}");
+            let lines: Vec<&str> = left.output.lines().collect();
+            assert_eq!(lines, [detail, &format!("Ok({})", mib << 20)]);
+        }
+    });
+}
+
 /// Goal: a system that has no process to give at the moment is asked again.
 /// Method: strace refuses the first three processes or threads of each thread of the host. It lets go of
 /// the workers once they have executed their program.

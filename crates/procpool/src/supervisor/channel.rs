@@ -355,7 +355,10 @@ impl PoolChannel {
         match self.awaiting.take() {
             Some((header, kind, len)) if len == body.len() as u64 => {
                 let attachments = self.attachments_of(&header);
-                let mut element = Vec::with_capacity(elements::padded(body.len()));
+                let mut element = Vec::new();
+                if element.try_reserve_exact(elements::padded(body.len())).is_err() {
+                    return self.set_fault("no memory for the worker's result");
+                }
                 elements::push(&mut element, kind, &body);
                 drop(body);
                 harvest.any = true;
