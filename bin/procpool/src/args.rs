@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use regex::bytes::{Regex, RegexBuilder};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 all jobs succeeded, 1-100 so many failed, 101 more failed, 102 wrong usage, \
@@ -33,8 +34,13 @@ pub(crate) enum Command {
 ///
 /// The inputs stand after `:::`, or come one a line from standard input or a file. In COMMAND and ARG,
 /// `{}` is the input, `{.}` the input without its extension, `{/}` its last path component, `{//}` its
-/// directory and `{#}` the number of the job, from 1. If there is none of them, the input is the last
-/// argument. No shell is involved: say `sh -c '…' sh {}` for one.
+/// directory, `{/.}` its last component without extension, `{#}` the number of the job and `{%}` its slot,
+/// both from 1. If there is none of them, the input is the last argument. No shell is involved, unless
+/// there is `--shell`.
+///
+/// Several sources (`:::` again, `:::: FILE...`, `-a` again) are multiplied, the last varying fastest;
+/// `:::+` and `::::+` pair a source with the one before it. `{1}`, `{2}`, `{-1}` (the last), `{1.}`, `{2/}` and so
+/// on are the values of one source, or with `--colsep` the columns of a line; `{}` is all of them.
 ///
 /// A job's output is printed when it has ended, its standard output and then its standard error, never
 /// mixed with another's. Commands read nothing from standard input.
@@ -44,13 +50,37 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) settings: Settings,
 
-    /// Read the inputs from FILE, one a line (`-` is standard input)
-    #[arg(short = 'a', long = "arg-file", value_name = "FILE")]
-    pub(crate) arg_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+
+    /// Give the words as one line to /bin/sh; what fills placeholders is quoted, so these must not stand
+    /// between quotes
+    #[arg(long)]
+    pub(crate) shell: bool,
+
+    /// Print what would be run, a line each, as for a shell, and run nothing
+    #[arg(long, alias = "dry-run")]
+    pub(crate) no_run: bool,
 
     /// The command, its arguments, and the inputs after `:::`
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND [ARG]... [::: INPUT]")]
     pub(crate) words: Vec<OsString>,
+}
+
+/// Where `run` takes its inputs from.
+#[derive(Debug, Args)]
+pub(crate) struct Sources {
+    /// Read inputs from FILE, one a line (`-` is standard input); several are multiplied
+    #[arg(short = 'a', long = "arg-file", value_name = "FILE")]
+    pub(crate) arg_file: Vec<PathBuf>,
+
+    /// Inputs in files end with a zero byte, not with the line
+    #[arg(short = '0', long)]
+    pub(crate) null: bool,
+
+    /// Split each input into columns where this regular expression (or text) matches
+    #[arg(short = 'C', long, value_name = "REGEX", value_parser = parse_colsep)]
+    pub(crate) colsep: Option<Regex>,
 }
 
 /// Call a registered task once for each line of JSON.
@@ -133,6 +163,18 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration.is_zero() => Err("a time limit is more than nothing".into()),
         Ok(duration) => Ok(duration),
         Err(_) => Err("too long".into()),
+    }
+}
+
+/// Over bytes: inputs need not be UTF-8.
+fn parse_colsep(pattern: &str) -> Result<Regex, String> {
+    match RegexBuilder::new(pattern).unicode(false).build() {
+        Ok(regex) if regex.is_match(b"") => Err("it matches nothing at all, so everywhere".into()),
+        Ok(regex) => Ok(regex),
+        Err(regex::Error::Syntax(message)) => {
+            Err(message.lines().last().unwrap_or("not a regular expression").trim().into())
+        }
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -13,7 +13,7 @@ use anyhow::Context;
 use procpool::{JobError, JobFuture, ProcessPool, Shutdown};
 
 use crate::exit_code;
-use crate::input::Inputs;
+use crate::input::{Input, Inputs};
 use crate::report;
 
 /// Jobs submitted beyond those that run: enough that no worker ever waits for this loop.
@@ -27,7 +27,7 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// An input that was asked for.
-    Input(Vec<u8>),
+    Input(Input),
     /// There are no more, for a reason that may be an error.
     NoMoreInputs(Option<io::Error>),
     /// A job has ended.
@@ -86,7 +86,7 @@ pub(crate) enum Next<V> {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) number: u64,
-    pub(crate) input: Vec<u8>,
+    pub(crate) input: Input,
 }
 
 struct Active<V> {
@@ -269,7 +269,7 @@ impl<W: Work> Batch<'_, W> {
         };
     }
 
-    fn start(&mut self, input: Vec<u8>) -> io::Result<()> {
+    fn start(&mut self, input: Input) -> io::Result<()> {
         self.asked -= 1;
         self.count += 1;
         let job = Job { number: self.count, input };
@@ -419,11 +419,14 @@ impl<W: Work> Batch<'_, W> {
         }
         match self.inputs {
             InputState::Failed => exit_code::INPUT,
-            _ if self.count == 0 => {
-                report::say("there is no input, so there is nothing to do");
-                exit_code::NO_INPUT
-            }
+            _ if self.count == 0 => no_input(),
             _ => exit_code::of_failed(self.failed),
         }
     }
+}
+
+/// Says that there is no input; answers the exit code.
+pub(crate) fn no_input() -> u8 {
+    report::say("there is no input, so there is nothing to do");
+    exit_code::NO_INPUT
 }

@@ -1,6 +1,7 @@
 //! `procpool call` and `procpool tasks`: the registered tasks of another program.
 
 use std::io;
+use std::path::Path;
 use std::str;
 
 use anyhow::Context;
@@ -10,18 +11,20 @@ use serde::de::IgnoredAny;
 use crate::args;
 use crate::batch::{self, Job, Next, Options, Work};
 use crate::exit_code;
-use crate::input;
+use crate::input::Lines;
 use crate::interrupt;
 use crate::program;
 use crate::report;
 use crate::run::{workers, write_through};
+use crate::source;
 
 /// All of `procpool call`; answers the exit code.
 pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
     let Some(builder) = worker_program(&args.worker) else {
         return Ok(exit_code::NOT_FOUND);
     };
-    let inputs = match input::of_lines(args.file.as_deref(), u64::MAX) {
+    let file = args.file.as_deref().unwrap_or(Path::new("-"));
+    let inputs = match source::lines(file, Lines { end: b'\n', len_max: u64::MAX }) {
         Ok(inputs) => inputs,
         Err(error) => {
             report::say(format_args!("{error:#}"));
@@ -117,7 +120,8 @@ impl Work for Calls {
         let not_json = |error: &dyn std::fmt::Display| {
             format!("{} was not called: not JSON: {error}", self.described)
         };
-        let line = str::from_utf8(&job.input).map_err(|error| not_json(&error))?;
+        let input = job.input.joined();
+        let line = str::from_utf8(&input).map_err(|error| not_json(&error))?;
         if line.trim().is_empty() {
             return Ok(Next::Skip);
         }

@@ -19,8 +19,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_current_process_group, pidfd
 use serde::{Deserialize, Serialize};
 
 use crate::capture::{Capture, Captured};
+use crate::input::Input;
 use crate::spill::{self, Stream};
-use crate::template::Template;
+use crate::template::{Place, Template};
 
 /// How long after a command's end its output may stay open. A process that it left in the background
 /// then holds it, and is not waited for.
@@ -38,8 +39,7 @@ pub(crate) struct Setup {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) number: u64,
-    #[serde(with = "serde_bytes")]
-    pub(crate) input: Vec<u8>,
+    pub(crate) input: Input,
 }
 
 /// What became of a command.
@@ -126,7 +126,10 @@ impl Worker {
 /// The job.
 pub(crate) fn run_command(order: Order) -> Ran {
     let worker = WORKER.get().expect("the initializer has run");
-    let words = worker.setup.template.fill(&order.input, order.number);
+    // Workers are numbered from 0 as slots are from 1.
+    let slot = procpool::context().map_or(1, |context| context.worker_index() + 1);
+    let place = Place { number: order.number, slot };
+    let words = worker.setup.template.fill(&order.input, place);
     let _running = Running::begin(worker);
     let mut child = match start(&words) {
         Ok(child) => child,

@@ -11,12 +11,15 @@ mod call;
 mod run;
 
 mod input;
+mod source;
+
 mod interrupt;
 mod program;
 mod report;
 
 mod capture;
 mod command;
+mod quote;
 mod spill;
 mod template;
 

@@ -29,7 +29,7 @@ pub(crate) fn check(name: &OsStr) -> Result<(), String> {
     }
     let is_line = name.as_bytes().iter().any(u8::is_ascii_whitespace);
     let hint = if is_line {
-        "; no shell is used: give the command and each argument as a word of its own"
+        "; no shell is used: give the command and each argument as a word of its own, or say `--shell`"
     } else {
         ""
     };

@@ -1,8 +1,7 @@
 //! `procpool run`: a command once for each input.
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::thread;
 
 use anyhow::Context;
@@ -13,50 +12,77 @@ use crate::batch::{self, Job, Next, Options, Work};
 use crate::capture::Captured;
 use crate::command::{self, Ended, Order, Ran, Setup};
 use crate::exit_code;
-use crate::input::{self, Inputs};
+use crate::input::{Inputs, Lines};
 use crate::interrupt;
 use crate::program;
 use crate::report::{self, Shown};
+use crate::source::{Reading, Sources};
 use crate::spill::{Spill, Stream};
-use crate::template::Template;
+use crate::template::{Place, Reader, Template};
 
-/// What stands between the command and the inputs.
-const SEPARATOR: &str = ":::";
 /// The longest argument that Linux passes to a program (MAX_ARG_STRLEN), with the zero at its end.
 const ARGUMENT_MAX: usize = 128 * 1024;
 
 /// All of `procpool run`; answers the exit code.
 pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
-    let (words, inputs) = match split(args.words) {
-        Ok(halves) => halves,
-        Err(message) => {
-            report::say(message);
-            return Ok(exit_code::USAGE);
-        }
-    };
-    if inputs.is_some() && args.arg_file.is_some() {
-        report::say("inputs come from `:::` or from `--arg-file`, not from both");
+    let args::Run { settings, sources, shell, no_run, mut words } = args;
+    let lines = Lines { end: if sources.null { 0 } else { b'\n' }, len_max: ARGUMENT_MAX as u64 };
+    let reading = Reading { lines, colsep: sources.colsep };
+    let sources = Sources::take(sources.arg_file, &mut words);
+    if words.is_empty() {
+        report::say("there is no command before the inputs; see `procpool run --help`");
         return Ok(exit_code::USAGE);
     }
-    let template = Template::new(words);
-    if let Some(Err(message)) = template.fixed_program().map(|name| program::check(name)) {
+    if sources.share_stdin() {
+        report::say("standard input (`-`) can be one source only");
+        return Ok(exit_code::USAGE);
+    }
+    let template = Template::new(words, if shell { Reader::Shell } else { Reader::Command });
+    if let Some(Err(message)) = template.fixed_program().map(|name| program::check(&name)) {
         report::say(message);
         return Ok(exit_code::NOT_FOUND);
     }
-    let inputs: Inputs = match inputs {
-        Some(words) => input::of_words(words),
-        None => match input::of_lines(args.arg_file.as_deref(), ARGUMENT_MAX as u64) {
-            Ok(inputs) => inputs,
-            Err(error) => {
-                report::say(format_args!("{error:#}"));
-                return Ok(exit_code::INPUT);
-            }
-        },
+    let inputs = match sources.open(&reading) {
+        Ok(inputs) => inputs,
+        Err(error) => {
+            report::say(format_args!("{error:#}"));
+            return Ok(exit_code::INPUT);
+        }
     };
+    if no_run {
+        return Ok(show(&template, inputs));
+    }
     let spill = Spill::new().context("cannot make a temporary directory")?;
-    let code = run_batch(template, inputs, &args.settings, &spill);
+    let code = run_batch(template, inputs, &settings, &spill);
     spill.remove();
     code
+}
+
+/// Prints what would be run; answers the exit code.
+fn show(template: &Template, inputs: Inputs) -> u8 {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut count = 0;
+    for input in inputs {
+        let input = match input {
+            Ok(input) => input,
+            Err(error) => {
+                report::say(format_args!("cannot read the input after number {count}: {error}"));
+                return exit_code::INPUT;
+            }
+        };
+        count += 1;
+        // Which slot it will be depends on how long jobs take.
+        let mut line = template.shell_line(&input, Place { number: count, slot: 1 });
+        line.push(b'\n');
+        if let Err(error) = out.write_all(&line) {
+            return report::output_failed(&error);
+        }
+    }
+    match out.flush() {
+        Ok(()) if count == 0 => batch::no_input(),
+        Ok(()) => exit_code::SUCCESS,
+        Err(error) => report::output_failed(&error),
+    }
 }
 
 fn run_batch(
@@ -86,22 +112,6 @@ pub(crate) fn workers(settings: &args::Settings) -> usize {
         .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
-/// The command, and the inputs if they stand behind it.
-fn split(mut words: Vec<OsString>) -> Result<(Vec<OsString>, Option<Vec<OsString>>), String> {
-    let inputs = words.iter().position(|word| word == SEPARATOR).map(|at| {
-        let inputs = words.split_off(at + 1);
-        words.pop();
-        inputs
-    });
-    if words.is_empty() {
-        return Err("there is no command before `:::`; see `procpool run --help`".into());
-    }
-    if inputs.iter().flatten().any(|word| word == SEPARATOR) {
-        return Err("`:::` can stand there only once".into());
-    }
-    Ok((words, inputs))
-}
-
 /// The work of `procpool run`.
 struct Commands {
     spill: Spill,
@@ -111,7 +121,7 @@ impl Work for Commands {
     type Value = Ran;
 
     fn submit(&self, pool: &ProcessPool, job: &Job) -> Result<Next<Ran>, String> {
-        if job.input.len() >= ARGUMENT_MAX {
+        if job.input.values().any(|value| value.len() >= ARGUMENT_MAX) {
             return Err(format!("not run: an argument has at most {} bytes", ARGUMENT_MAX - 1));
         }
         let order = Order { number: job.number, input: job.input.clone() };
@@ -180,7 +190,7 @@ impl Work for Commands {
     }
 
     fn name(&self, job: &Job) -> String {
-        format!("job {} (input {})", job.number, Shown(&job.input))
+        format!("job {} (input {})", job.number, Shown(&job.input.joined()))
     }
 }
 
@@ -209,28 +219,4 @@ pub(crate) fn write_through(to: &mut impl Write, bytes: &[u8]) -> io::Result<()>
     }
     to.write_all(bytes)?;
     to.flush()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn words(words: &[&str]) -> Vec<OsString> {
-        words.iter().map(OsString::from).collect()
-    }
-
-    #[test]
-    fn inputs_stand_behind_three_colons() {
-        let (command, inputs) = split(words(&["echo", "-n", ":::", "a", "--", "b"])).unwrap();
-        assert_eq!(command, words(&["echo", "-n"]));
-        assert_eq!(inputs, Some(words(&["a", "--", "b"])));
-        assert_eq!(split(words(&["echo", "::::"])).unwrap().1, None);
-        assert_eq!(split(words(&["echo", ":::"])).unwrap().1, Some(Vec::new()));
-    }
-
-    #[test]
-    fn no_command_and_two_separators_are_refused() {
-        assert!(split(words(&[":::", "a"])).is_err());
-        assert!(split(words(&["echo", ":::", "a", ":::", "b"])).is_err());
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{TASKS, procpool, start};
+use super::{GUEST, TASKS, procpool, start};
 use crate::support::{Meeting, TempDir, test, test_within};
 
 /// Goal: inputs come after `:::`, from a file, and from standard input, by name or by default.
@@ -36,11 +36,78 @@ fn inputs_come_from_three_places() {
 #[test]
 fn placeholders_are_filled() {
     test(|| {
-        let line = "{#}: {} {.} {/} {//}";
+        let line = "{#}: {} {.} {/} {//} {/.}";
         let ran = procpool(&["run", "-k", "echo", line, ":::", "d/a.txt", "b"], b"");
-        assert_eq!(ran.out(), "1: d/a.txt d/a a.txt d\n2: b b b .\n");
+        assert_eq!(ran.out(), "1: d/a.txt d/a a.txt d a\n2: b b b . b\n");
         let ran = procpool(&["run", "-k", "{}", "hello", ":::", "echo", "printf"], b"");
         assert_eq!(ran.out(), "hello\nhello");
+    });
+}
+
+/// Goal: `{%}` is the slot: never more than there are, and never two jobs in one at a time.
+/// Method: four jobs wait for each other at a meeting, so they run at the same time.
+#[test]
+fn each_of_the_jobs_at_a_time_has_a_slot_of_its_own() {
+    test(|| {
+        let meeting = Meeting::new();
+        let path = meeting.path();
+        let args = ["run", "-j4", GUEST, &path, "slot{%}", ":::", "a", "b", "c", "d"];
+        let started = start(&args, Stdio::null());
+        let mut guests: Vec<_> = (0..4).map(|_| meeting.next()).collect();
+        guests.sort_by(|a, b| a.word.cmp(&b.word));
+        for (n, guest) in guests.iter().enumerate() {
+            assert!(guest.word.starts_with(&format!("slot{} ", n + 1)), "{}", guest.word);
+        }
+        guests.into_iter().for_each(|guest| guest.go());
+        assert_eq!(started.finish().code, 0);
+    });
+}
+
+/// Goal: with `--shell` the words are a line for a shell, in which an input is still data.
+#[test]
+fn a_shell_is_used_if_asked_for() {
+    test(|| {
+        let line = "echo {} | tr a b; printf '[%s]' {#}";
+        let ran = procpool(&["run", "-k", "--shell", line, ":::", "$(touch x) 'a", "-a;b"], b"");
+        assert_eq!((ran.code, ran.out()), (0, "$(touch x) 'b\n[1]-b;b\n[2]"), "{ran:#?}");
+        let ran = procpool(&["run", "--shell", "exit", ":::", "3"], b"");
+        ran.says("procpool: job 1 (input `3`): exit code 3");
+    });
+}
+
+/// Goal: `--no-run` prints lines that a shell would do the same with, in order, and runs nothing.
+#[test]
+fn a_dry_run_prints_the_commands() {
+    test(|| {
+        let inputs = ["a b", "it's", "$HOME", "", "plain"];
+        for shell in [&["printf", "[%s]"][..], &["--shell", "printf '[%s]'"]] {
+            let dry: Vec<&str> = ["run", "--no-run"]
+                .iter()
+                .chain(shell)
+                .chain(&[":::"])
+                .chain(&inputs)
+                .copied()
+                .collect();
+            let dry = procpool(&dry, b"");
+            assert_eq!((dry.code, dry.out().lines().count()), (0, 5), "{dry:#?}");
+            let output =
+                std::process::Command::new("sh").arg("-c").arg(dry.out()).output().unwrap();
+            assert_eq!(str::from_utf8(&output.stdout).unwrap(), "[a b][it's][$HOME][][plain]");
+        }
+        let dir = TempDir::new();
+        let made = dir.path().join("made");
+        assert_eq!(procpool(&["run", "--no-run", "touch"], made.as_os_str().as_bytes()).code, 0);
+        assert!(!made.exists());
+        assert_eq!(procpool(&["run", "--no-run", "touch"], b"").code, 103);
+    });
+}
+
+/// Goal: inputs that end in zero bytes may have lines in them.
+#[test]
+fn inputs_may_end_in_zero_bytes() {
+    test(|| {
+        let ran = procpool(&["run", "-k0", "printf", "[%s]"], b"a\nb\0c d\0");
+        assert_eq!((ran.code, ran.out()), (0, "[a\nb][c d]"), "{ran:#?}");
     });
 }
 

@@ -4,6 +4,7 @@ mod call;
 mod commands;
 mod inputs;
 mod outputs;
+mod parallel;
 mod signals;
 mod terminal;
 mod usage;
@@ -13,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::ops::RangeInclusive;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 
@@ -83,10 +85,17 @@ struct Started {
 
 /// Runs `procpool` with these arguments and this on standard input.
 fn procpool<S: AsRef<OsStr>>(args: &[S], input: &[u8]) -> Finished {
+    procpool_in(Path::new("."), args, input)
+}
+
+/// The same in another directory.
+fn procpool_in<S: AsRef<OsStr>>(here: &Path, args: &[S], input: &[u8]) -> Finished {
     let dir = TempDir::new();
     let file = dir.path().join("input");
     fs::write(&file, input).unwrap();
-    start(args, File::open(&file).unwrap().into()).finish()
+    let mut command = Command::new(PROCPOOL);
+    command.args(args).current_dir(here).stdin(File::open(&file).unwrap()).stdout(Stdio::piped());
+    start_command(command).finish()
 }
 
 fn start<S: AsRef<OsStr>>(args: &[S], stdin: Stdio) -> Started {
@@ -94,9 +103,14 @@ fn start<S: AsRef<OsStr>>(args: &[S], stdin: Stdio) -> Started {
 }
 
 fn start_to<S: AsRef<OsStr>>(args: &[S], stdin: Stdio, stdout: Stdio) -> Started {
-    let dir = TempDir::new();
     let mut command = Command::new(PROCPOOL);
-    command.args(args).env("TMPDIR", dir.path()).stdin(stdin).stdout(stdout).stderr(Stdio::piped());
+    command.args(args).stdin(stdin).stdout(stdout);
+    start_command(command)
+}
+
+fn start_command(mut command: Command) -> Started {
+    let dir = TempDir::new();
+    command.env("TMPDIR", dir.path()).stderr(Stdio::piped());
     #[expect(clippy::disallowed_methods, reason = "the program is no worker of a pool of ours")]
     let mut child = command.spawn().unwrap();
     let stderr = BufReader::new(child.stderr.take().unwrap());

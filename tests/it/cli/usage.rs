@@ -9,7 +9,7 @@ use crate::support::{TempDir, test};
 #[test]
 fn wrong_usage_is_named_in_one_line() {
     test(|| {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 15] = [
             (&["run"], "COMMAND"),
             (&["run", ":::", "a"], "no command"),
             (&["run", "--bogus", "echo", ":::", "a"], "--bogus"),
@@ -19,8 +19,9 @@ fn wrong_usage_is_named_in_one_line() {
             (&["run", "--timeout", "soon", "echo", ":::", "a"], "'soon'"),
             (&["run", "--timeout", "0s", "echo", ":::", "a"], "--timeout"),
             (&["run", "--retries", "-1", "echo", ":::", "a"], "-1"),
-            (&["run", "-a", "/dev/null", "echo", ":::", "a"], "--arg-file"),
-            (&["run", "echo", ":::", "a", ":::", "b"], "only once"),
+            (&["run", "-a", "-", "-a", "-", "echo"], "one source only"),
+            (&["run", "--colsep", "(", "echo", ":::", "a"], "--colsep"),
+            (&["run", "--colsep", "x*", "echo", ":::", "a"], "--colsep"),
             (&["call", "some::task"], "--worker"),
             (&["tasks", "--worker"], "--worker"),
             (&["replay"], "replay"),
