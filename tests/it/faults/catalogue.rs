@@ -174,9 +174,6 @@ pub(super) const LATER: &[(&str, &[u32])] = &[
         "Comes with limits of resources, and with the retirement of workers for what they hold.",
         &[44, 74, 75],
     ),
-    (
-        "Comes with shared data, and descriptors that travel with jobs and results.",
-        &[52, 57, 59, 60],
-    ),
+    ("Comes with shared data, and descriptors that travel with jobs and results.", &[59]),
     ("Its test is being written.", &[54, 73]),
 ];
