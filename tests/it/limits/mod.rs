@@ -5,6 +5,7 @@ mod idle;
 mod inherited;
 mod leaks;
 mod memory;
+mod recycling;
 mod resources;
 mod state;
 
