@@ -76,6 +76,11 @@ pub(crate) trait Forgets: Send + Sync {
     fn forget(&self, number: u64);
 }
 
+/// How many descriptors this process holds for attachments.
+pub(crate) fn descriptor_count() -> u64 {
+    DESCRIPTORS.load(Ordering::Relaxed) as u64
+}
+
 /// The right to hold a descriptor for an attachment.
 struct Descriptor;
 

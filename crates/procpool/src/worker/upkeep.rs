@@ -4,12 +4,15 @@
 //! Short jobs pay nothing: what they leave is found after the next that is not short.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::thread;
 use std::time::Duration;
 
 use procpool_sys::{clock, held};
 use procpool_wire::codec;
 use procpool_wire::limits::{LeakPolicy, LeakRecord, WorkerLimits};
+
+use crate::attachments;
 
 /// Only jobs that take longer are looked at: the look costs about 4 µs.
 const LOOK_FROM_NS: u64 = 100_000;
@@ -40,6 +43,12 @@ pub(super) struct Upkeep {
     rss_due_ns: u64,
     course: Course,
     before: Before,
+}
+
+/// The descriptors that are open. Those of attachments are the pool's affair: it sends them ahead of their
+/// jobs, and says when they need not be kept.
+fn open_descriptors() -> io::Result<u64> {
+    Ok(held::descriptor_count()?.saturating_sub(attachments::descriptor_count()))
 }
 
 /// What there was before the first job, and what was accepted since.
@@ -77,7 +86,7 @@ impl Upkeep {
             _ => Before {
                 threads: held::threads().unwrap_or_default(),
                 children: held::children().unwrap_or_default(),
-                descriptors: held::descriptor_count().unwrap_or(u64::MAX),
+                descriptors: open_descriptors().unwrap_or(u64::MAX),
                 runtime: Runtime::Unseen,
             },
         };
@@ -135,7 +144,7 @@ impl Upkeep {
     fn look_for_leaks(&mut self) -> Finding {
         let (threads, runs) = self.left_threads();
         let processes = self.left_processes();
-        let open = held::descriptor_count().unwrap_or(0);
+        let open = open_descriptors().unwrap_or(0);
         let descriptors = match open.saturating_sub(self.before.descriptors) {
             kept if kept <= DESCRIPTORS_KEPT_MAX => 0,
             left => left,
