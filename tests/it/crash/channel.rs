@@ -21,7 +21,7 @@ const MIB: usize = 1 << 20;
 
 /// For a job: its worker's end of the control channel, found where any code could find it.
 #[expect(unsafe_code, reason = "a job that takes what is not its own")]
-fn control_channel() -> UnixStream {
+pub(crate) fn control_channel() -> UnixStream {
     let is_socket = |path: &std::path::Path| {
         fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
     };

@@ -4,7 +4,7 @@
 //! others are about one kind of trouble each.
 
 mod cancel;
-mod channel;
+pub(crate) mod channel;
 mod chaos;
 mod codec;
 mod deadline;

@@ -1,6 +1,6 @@
 //! How pools, workers and their hosts begin and end.
 
-pub(super) mod fixture;
+pub(crate) mod fixture;
 
 mod host_death;
 mod image;

@@ -1,7 +1,9 @@
 //! `share`, `Shared` and `Bytes`: what travels by descriptor, once to each worker, and what is left of it.
 
 mod bytes;
+mod crash;
 mod handles;
+mod scarce;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
