@@ -75,40 +75,55 @@ fn fetch_reports_every_url() {
     });
 }
 
-/// Goal: each way to crash has a verdict of its own that says what happened and where to look; the jobs
-/// beside it are not touched; and nothing that the dying workers print reaches the screen.
+/// Goal: each way to crash has a verdict of its own that says what happened, who, where, when and why; the jobs
+/// beside it are not touched; nothing that the dying workers print reaches the screen, and nothing is left.
 #[test]
 fn crash_says_of_each_job_how_it_ended() {
     test(|| {
         let lines = lines(env!("CARGO_BIN_EXE_example-crash"));
-        let verdicts: Vec<(&str, &str)> =
-            lines.iter().filter_map(|line| line.split_once(": ")).collect();
-        let expected: [(&str, &[&str]); 9] = [
-            ("add", &["42"]),
-            ("segfault", &["died: SIGSEGV in worker ", "while running"]),
-            ("abort", &["died: SIGABRT in worker ", "while running"]),
-            ("exit", &["died: exit code 3 in worker ", "while running"]),
+        let text = lines.join("\n");
+        let (verdicts, summary) = text.split_once("\nThe same in a line each").unwrap();
+        let verdicts: Vec<&str> = verdicts.trim_end().split("\n\n").collect();
+        let expected: [(&str, &[&str]); 11] = [
+            ("add: 42", &[]),
+            ("segfault: died of SIGSEGV while running", &["why    a bad memory access"]),
+            ("abort: died of SIGABRT while running", &["the sum of this does not add up"]),
+            ("exit: died of exit code 3 while running", &["called exit(3)"]),
+            ("overflow: died of SIGABRT while running", &["has overflowed its stack"]),
+            ("add again: 42", &[]),
+            ("panic: panicked at ", &["crash.rs:", "why    cannot add 40 and 2"]),
+            ("hang: was stopped after 1s", &["ended by Term"]),
+            ("poison: given up after 3 attempts", &["attempt 3", "it said \"attempt 3\""]),
             (
-                "overflow",
-                &["died: SIGABRT in worker ", "it overflowed its stack (see `stack_size`)"],
+                "litter: died of SIGABRT while running",
+                &["is left behind", "left   nothing of process"],
             ),
-            ("add again", &["42"]),
-            ("panic", &["panicked at ", "crash.rs:", "cannot add 40 and 2"]),
-            ("hang", &["exceeded its time limit of 1s"]),
-            ("add at last", &["42"]),
+            ("add at last: 42", &[]),
         ];
-        assert_eq!(verdicts.len(), expected.len(), "{lines:#?}");
-        for ((name, verdict), (expected_name, parts)) in verdicts.into_iter().zip(expected) {
-            assert_eq!(name, expected_name, "{lines:#?}");
+        assert_eq!(verdicts.len(), expected.len(), "{text}");
+        let mut places = BTreeSet::new();
+        for (verdict, (start, parts)) in verdicts.iter().zip(expected) {
+            assert!(verdict.starts_with(start), "{verdict}");
             for part in parts {
                 assert!(verdict.contains(part), "{part} is not in: {verdict}");
             }
-            if verdict != "42" {
-                let label = format!("`{name}` (");
-                assert!(verdict.contains(&label) && verdict.contains("crash.rs:"), "{verdict}");
+            if verdict.ends_with(": 42") {
+                continue;
             }
+            for part in ["where  worker ", ", process ", "when   ", " s after the start, for "] {
+                assert!(verdict.contains(part), "{part} is not in: {verdict}");
+            }
+            assert!(verdict.lines().all(|line| line.len() <= 80), "{verdict}");
+            places.insert(verdict.split_once("crash.rs:").unwrap().1.split('\n').next().unwrap());
         }
-        assert_eq!(lines.last().unwrap(), "5 workers died");
+        assert_eq!(places.len(), 8, "each is told with its own line: {text}");
+        let summary: Vec<&str> = summary.lines().skip(1).collect();
+        assert_eq!(summary.len(), 9, "{text}");
+        for line in &summary[..8] {
+            assert!(line.starts_with("  job ") && line.contains("crash.rs:"), "{line}");
+        }
+        // Five that died once, the poison's three, and the one that hung.
+        assert!(summary[8].ends_with("9 died; left of them: nothing"), "{}", summary[8]);
     });
 }
 

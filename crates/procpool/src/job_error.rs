@@ -233,9 +233,17 @@ impl fmt::Display for JobError {
             JobError::TimedOut(timeout) => timeout.fmt(f),
             JobError::Cancelled { started: false } => f.write_str("cancelled before it started"),
             JobError::Cancelled { started: true } => f.write_str("stopped while it ran"),
-            JobError::Quarantined { attempts, last } => {
-                write!(f, "quarantined after it killed {attempts} workers; the last: {last}")
-            }
+            JobError::Quarantined { attempts, last } => match &**last {
+                JobError::Died(death) => {
+                    write!(
+                        f,
+                        "{} given up: it killed {attempts} workers; last {}",
+                        death.label,
+                        Verdict(death)
+                    )
+                }
+                last => write!(f, "given up: it killed {attempts} workers; last {last}"),
+            },
             JobError::Encode(error) => {
                 let what = if error.side == Side::Caller { "argument" } else { "result" };
                 write!(f, "cannot encode the {what}: {error}")
@@ -245,7 +253,7 @@ impl fmt::Display for JobError {
                 write!(f, "cannot decode the {what}: {error}")
             }
             JobError::TooLarge { len, limit } => {
-                write!(f, "{len} bytes are more than the payload limit of {limit} allows")
+                write!(f, "{len} bytes are more than `payload_limit` allows, which is {limit}")
             }
             JobError::Unregistered(what) => {
                 write!(f, "{} cannot be called in a worker", Escaped(what))
@@ -282,20 +290,28 @@ impl fmt::Display for Panic {
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Death { status, phase, pid, attempt, worker, .. } = self;
-        write!(
-            f,
-            "{} died: {status} in worker {worker} (pid {pid}) {phase}, attempt {attempt}",
-            self.label
-        )?;
-        if let Some(detail) = &self.detail {
+        write!(f, "{} {}", self.label, Verdict(self))
+    }
+}
+
+/// A death without the job that it is about.
+struct Verdict<'a>(&'a Death);
+
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Death { status, phase, pid, attempt, worker, .. } = self.0;
+        write!(f, "died: {status} in worker {worker} (pid {pid}) {phase}, attempt {attempt}")?;
+        if let Some(detail) = &self.0.detail {
             write!(f, "; {}", Escaped(detail))?;
         }
-        match self.oom {
-            Oom::Yes => f.write_str("; out of memory")?,
-            Oom::No | Oom::Unknown => {}
+        match (self.0.oom, status) {
+            (Oom::Yes, _) => f.write_str("; out of memory")?,
+            (Oom::Unknown, Status::Signal(..)) => {
+                f.write_str("; nothing says who killed it, perhaps the kernel for want of memory")?;
+            }
+            (Oom::No | Oom::Unknown, _) => {}
         }
-        let tail = self.stderr_tail.trim_end();
+        let tail = self.0.stderr_tail.trim();
         if tail.contains("overflowed its stack") {
             f.write_str("; it overflowed its stack (see `stack_size`)")?;
         }
@@ -409,6 +425,22 @@ mod tests {
         assert!(text.starts_with("job 17 (crates/procpool/src/job_error.rs:"), "{text}");
         let rest = "died: SIGSEGV in worker 3 (pid 4711) while running, attempt 1; last stderr: \"first\\nlast words\"";
         assert!(text.ends_with(rest), "{text}");
+    }
+
+    #[test]
+    fn a_job_that_is_given_up_is_named_first() {
+        let last = Box::new(JobError::Died(Death { attempt: 3, ..death("") }));
+        let text = JobError::Quarantined { attempts: 3, last }.to_string();
+        assert!(text.starts_with("job 17 (crates/procpool/src/job_error.rs:"), "{text}");
+        let rest = "given up: it killed 3 workers; last died: SIGSEGV in worker 3 (pid 4711) while running, attempt 3";
+        assert!(text.ends_with(rest), "{text}");
+    }
+
+    /// Goal: a SIGKILL that nobody owns up to tells where to look.
+    #[test]
+    fn a_kill_by_nobody_names_the_usual_suspect() {
+        let death = Death { status: Status::Signal(9, false), oom: Oom::Unknown, ..death("") };
+        assert!(death.to_string().ends_with("perhaps the kernel for want of memory"), "{death}");
     }
 
     #[test]
