@@ -28,6 +28,7 @@ const WORKER_SIDE: &[&str] = &[
     "procpool/src/worker/",
     "procpool-sys/src/worker.rs",
     "procpool-sys/src/stack.rs",
+    "procpool-sys/src/held.rs",
     "procpool-sys/src/spawn/born.rs",
 ];
 
@@ -106,4 +107,23 @@ fn the_hosts_side_of_the_library_has_manners() {
         }
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Goal: workers that die as soon as they are ready, with no job to blame and none that waits, do not keep their
+/// host busy.
+/// Method: two seconds of that, the host's own CPU time. A slow machine only makes fewer starts, but dearer ones,
+/// and so does a debug build: a tenth of one CPU is allowed.
+///
+/// Covers: F-44
+#[test]
+fn a_storm_of_deaths_does_not_keep_the_host_busy() {
+    test(|| {
+        let output = Command::new(HOST).arg("storm").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        println!("starts, milliseconds of CPU: {text}");
+        let (starts, cpu) = text.trim().split_once(' ').unwrap();
+        assert!((3..60).contains(&starts.parse::<u32>().unwrap()), "{text}");
+        assert!(cpu.parse::<u32>().unwrap() < 200, "{text}");
+    });
 }

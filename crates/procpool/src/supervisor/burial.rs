@@ -67,6 +67,9 @@ impl Supervisor {
         let mut job = None;
         if let Some(channel) = dispatch.remove_worker(slot) {
             job = channel.running().map(|(_, entry, ..)| entry.cell.id);
+            if job.is_none() && channel.jobs_done == 0 {
+                self.events.push(Event::Unused(slot));
+            }
             fault = channel.fault.clone();
             if !planned {
                 dispatch.count_death();

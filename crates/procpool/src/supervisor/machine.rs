@@ -12,6 +12,11 @@ use super::slot::{Slot, Stage};
 const BACKOFF_FIRST_NS: u64 = 10_000_000;
 /// The longest wait between starts.
 const BACKOFF_MAX_NS: u64 = 1_000_000_000;
+/// The longest wait before a worker is replaced that died without having run a job. A start costs the host a
+/// millisecond at most, so a storm of them costs it a hundredth of its time.
+const REST_MAX_NS: u64 = 100_000_000;
+/// Such deaths that are further apart than this are no storm.
+const STORM_NS: u64 = 10_000_000_000;
 
 /// What the core goes by: plain data.
 #[derive(Debug, Clone)]
@@ -36,6 +41,8 @@ pub(crate) enum Event {
     Ready(usize),
     /// The worker says that it cannot start.
     StartFailed(usize, String),
+    /// The worker has run no job and is about to be told to have exited.
+    Unused(usize),
     /// The worker's process has ended and is reaped; what is known of the cause.
     Exited(usize, String),
     /// The worker broke the rules.
@@ -120,6 +127,11 @@ pub(crate) struct Machine {
     first_cause: Option<String>,
     /// No worker is started before this time.
     not_before: u64,
+    /// Workers that were ready and died without having run a job, one soon after the other.
+    unused_deaths: u32,
+    last_unused: u64,
+    /// No worker is started before this time either, whatever became of other starts.
+    rest_until: u64,
 }
 
 impl Machine {
@@ -135,6 +147,9 @@ impl Machine {
             start_deaths: VecDeque::new(),
             first_cause: None,
             not_before: 0,
+            unused_deaths: 0,
+            last_unused: 0,
+            rest_until: 0,
         }
     }
 
@@ -176,6 +191,11 @@ impl Machine {
                 if let Slot::Starting { give_up_at } = self.slots[slot] {
                     self.kill(slot, out);
                     self.start_death(slot, give_up_at, cause, now, out);
+                }
+            }
+            Event::Unused(slot) => {
+                if self.slots[slot] == Slot::Serving {
+                    self.rest(now);
                 }
             }
             Event::Exited(slot, cause) => {
@@ -248,7 +268,7 @@ impl Machine {
     /// When the core wants to be woken by a `Tick`.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let start =
-            (self.to_start() > 0 && self.slots.contains(&Slot::Empty)).then_some(self.not_before);
+            (self.to_start() > 0 && self.slots.contains(&Slot::Empty)).then_some(self.start_at());
         self.slots.iter().filter_map(Slot::deadline).chain(start).min()
     }
 
@@ -267,8 +287,27 @@ impl Machine {
         self.slots.iter().filter(|slot| matches!(slot, Slot::Starting { .. })).count()
     }
 
+    /// When the next worker may be started.
+    fn start_at(&self) -> u64 {
+        self.not_before.max(self.rest_until)
+    }
+
+    /// A worker that died without having been of use is replaced at once, but not one after the other: what kills them, jobs or no
+    /// jobs, would have the host start workers without end.
+    fn rest(&mut self, now: u64) {
+        if now.saturating_sub(self.last_unused) > STORM_NS {
+            self.unused_deaths = 0;
+        }
+        self.last_unused = now;
+        if self.unused_deaths > 0 {
+            let doublings = (self.unused_deaths - 1).min(20);
+            self.rest_until = now + (BACKOFF_FIRST_NS << doublings).min(REST_MAX_NS);
+        }
+        self.unused_deaths += 1;
+    }
+
     fn start_workers(&mut self, now: u64, out: &mut Vec<Action>) {
-        if now < self.not_before {
+        if now < self.start_at() {
             return;
         }
         let to_start = self.to_start();
@@ -291,7 +330,7 @@ impl Machine {
         // Neither the time that a start takes counts, nor our own back-off. Otherwise starts that fail
         // slower than the window would be tried for ever, and the jobs that wait for them would never end.
         let began = give_up_at.saturating_sub(self.policy.start_timeout_ns);
-        let idle = began.saturating_sub(self.not_before);
+        let idle = began.saturating_sub(self.start_at());
         if let Some(last) = self.start_deaths.back() {
             let busy = now.saturating_sub(*last).saturating_sub(idle);
             for death in &mut self.start_deaths {
@@ -309,6 +348,7 @@ impl Machine {
         self.start_deaths.push_back(now);
         let deaths = self.start_deaths.len() as u32;
         self.back_off(deaths - 1, now);
+        self.rest(now);
         self.fail_start(slot, cause, deaths >= self.policy.restart_limit, out);
     }
 
@@ -324,7 +364,7 @@ impl Machine {
     ) {
         // The time in which no worker was wanted does not count: nobody knows that it was short then.
         let began = give_up_at.saturating_sub(self.policy.start_timeout_ns);
-        let idle = began.saturating_sub(self.not_before);
+        let idle = began.saturating_sub(self.start_at());
         let since = self.short_since.unwrap_or(now).saturating_add(idle).min(now);
         self.short_since = Some(since);
         self.first_cause.get_or_insert_with(|| cause.clone());
@@ -340,7 +380,7 @@ impl Machine {
         if too_much {
             self.break_down(out);
         }
-        let retry_at = (self.life == Life::Open).then_some(self.not_before);
+        let retry_at = (self.life == Life::Open).then_some(self.start_at());
         // Before what follows from it.
         out.insert(at, Action::StartFailed { slot, cause, retry_at });
     }

@@ -132,9 +132,11 @@ impl Supervisor {
         let is_starting = matches!(self.machine.slot(slot), Slot::Starting { .. });
         match frame.kind {
             FrameKind::Ready if is_starting => {
+                // Told before `warm_up` can return because of it.
+                self.note_ready(slot);
+                self.notes.tell();
                 self.inner.dispatch().ready(slot);
                 self.events.push(Event::Ready(slot));
-                self.note_ready(slot);
                 self.inner.changed.notify_all();
             }
             FrameKind::StartFailed if is_starting => {

@@ -294,3 +294,29 @@ fn a_warm_up_that_is_asked_for_late_ends() {
     world.exit(0);
     assert_eq!(world.take_done(), [Action::Bye(0)], "nobody wants another");
 }
+
+/// Goal: workers that die as soon as they are ready, without any job, are replaced ever more slowly, whatever other
+/// starts succeed meanwhile; the first one at once, and again at once after a while of peace.
+#[test]
+fn workers_that_die_unused_do_not_make_a_storm() {
+    let mut world = serving(2);
+    let began = world.now;
+    let mut waits = Vec::new();
+    for round in 0..8 {
+        let before = world.now;
+        world.event(Event::Unused(round % 2));
+        world.exit(round % 2);
+        while matches!(world.machine.slot(round % 2), Slot::Empty) {
+            assert!(world.sleep());
+        }
+        waits.push((world.now - before) / BACKOFF_FIRST_NS);
+        world.ready(round % 2);
+    }
+    assert_eq!(waits, [0, 1, 2, 4, 8, 10, 10, 10]);
+    assert_eq!(world.broken, None);
+    world.take_done();
+    world.now = began + 100 * SECOND;
+    world.event(Event::Unused(0));
+    world.exit(0);
+    assert_eq!(world.take_done(), [Action::Spawn(0)]);
+}

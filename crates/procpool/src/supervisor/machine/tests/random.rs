@@ -13,6 +13,7 @@ enum Step {
     Ready(Index),
     StartFailed(Index),
     Exit(Index),
+    DieUnused(Index),
     Faulty(Index),
     StopJob(Index, bool),
     Returned(Index),
@@ -33,6 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => index().prop_map(Step::Ready),
         2 => index().prop_map(Step::StartFailed),
         6 => index().prop_map(Step::Exit),
+        2 => index().prop_map(Step::DieUnused),
         1 => index().prop_map(Step::Faulty),
         3 => (index(), any::<bool>()).prop_map(|(slot, cooperative)| Step::StopJob(slot, cooperative)),
         2 => index().prop_map(Step::Returned),
@@ -81,6 +83,12 @@ impl World {
             }
             Step::Exit(index) => {
                 if let Some(slot) = self.pick(index, |_| true) {
+                    self.exit(slot);
+                }
+            }
+            Step::DieUnused(index) => {
+                if let Some(slot) = self.pick(index, |_| true) {
+                    self.event(Event::Unused(slot));
                     self.exit(slot);
                 }
             }
