@@ -55,9 +55,9 @@ fn next_line() -> Option<String> {
 // ---- the host's end ------------------------------------------------------------------------------
 
 fn busy(end: &str) {
-    let pool = ProcessPool::builder().workers(3).grace(Duration::from_millis(200)).build().unwrap();
-    let _futures =
-        [pool.submit(spin, ()), pool.submit(spin_with_child, ()), pool.submit(spin_deaf, ())];
+    let pool = ProcessPool::builder().workers(5).grace(Duration::from_millis(200)).build().unwrap();
+    let jobs = [spin, spin_with_child, spin_blocking, spin_ignoring, spin_as_another];
+    let _futures = jobs.map(|job| pool.submit(job, ()));
     next_line();
     match end {
         "exit" => process::exit(7),
@@ -86,8 +86,26 @@ fn spin_with_child(_: ()) {
     spin(());
 }
 
-fn spin_deaf(_: ()) {
+fn spin_blocking(_: ()) {
     SigSet::all().thread_block().unwrap();
+    spin(());
+}
+
+#[expect(unsafe_code, reason = "nix knows no real-time signals")]
+fn spin_ignoring(_: ()) {
+    for signal in 1..=nix::libc::SIGRTMAX() {
+        // SAFETY: to ignore a signal runs no code.
+        unsafe { nix::libc::signal(signal, nix::libc::SIG_IGN) };
+    }
+    spin(());
+}
+
+/// A change of user makes the kernel forget who wants to hear of the host's death. Only root can.
+fn spin_as_another(_: ()) {
+    if nix::unistd::geteuid().is_root() {
+        let somebody = nix::unistd::Uid::from_raw(54321);
+        nix::unistd::setresuid(somebody, somebody, somebody).unwrap();
+    }
     spin(());
 }
 

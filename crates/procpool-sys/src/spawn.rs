@@ -174,7 +174,7 @@ fn spawn_outside(
     }
 }
 
-/// A descriptor for the process `pid`, a child or a parent of ours (pidfd_open(2)), close-on-exec.
+/// A descriptor for the process `pid`, a child of ours (pidfd_open(2)), close-on-exec.
 pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers and touches no memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };

@@ -1,5 +1,7 @@
 //! What a worker does to itself as it starts: the child's side, before any user code runs.
 
+mod watch;
+
 use std::env;
 use std::ffi::CString;
 use std::fs;
@@ -7,7 +9,6 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask,
@@ -15,7 +16,7 @@ use nix::sys::signal::{
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgrp, getpid, getppid, setpgid};
 
-use crate::spawn::{WORKER_VARIABLE, pidfd_open};
+use crate::spawn::WORKER_VARIABLE;
 
 /// How much more likely the kernel's out-of-memory killer shall find a worker than its host: half the
 /// scale. A worker is the better victim: it costs one job.
@@ -139,7 +140,7 @@ fn raise_oom_score() {
 /// and everything in its group are killed. Fails if the host is gone already.
 ///
 /// The parent-death signal is not SIGKILL, because that would leave the group behind: it is a real-time
-/// signal whose handler kills the whole group. A job that blocks every signal in every thread is left to
+/// signal whose handler kills the whole group. A job that blocks or ignores every signal is left to
 /// [`wait_for_host_death`]; a stopped worker is continued by the kernel itself once its group is orphaned
 /// (setpgid(2)).
 pub fn die_with(host: u32) -> io::Result<()> {
@@ -154,11 +155,7 @@ pub fn die_with(host: u32) -> io::Result<()> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call takes integers and touches no memory of ours.
-    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    watch::ask_for(signal)?;
     // The host may have died before the line above; then nobody will send the signal.
     if getppid().as_raw() as u32 == host { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
 }
@@ -181,26 +178,12 @@ pub fn kill_group() -> ! {
     std::process::abort()
 }
 
-/// Blocks until the process `host`, our parent, is gone.
+/// Blocks until the process `host`, our parent, is gone. Takes the signal of [`die_with`] to itself.
 ///
-/// It waits for the process and not for the channel's end: a poll would hold the channel open after a job
-/// has closed it, and the pool would not notice.
+/// It waits neither for the channel's end, since a poll would hold the channel open after a job has closed it, nor
+/// by a pidfd, which would be one more descriptor for every job to find.
 pub fn wait_for_host_death(host: u32) {
-    let Ok(pidfd) = pidfd_open(host) else {
-        // Gone already; or pidfds are forbidden here, and the parent-death signal has to do.
-        return wait_if_child_of(host);
-    };
-    if getppid().as_raw() as u32 != host {
-        return;
-    }
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    while !matches!(poll(&mut fds, PollTimeout::NONE), Ok(ready) if ready > 0) {}
-}
-
-fn wait_if_child_of(host: u32) {
-    while getppid().as_raw() as u32 == host {
-        nix::unistd::pause();
-    }
+    watch::wait(host_died_signal(), host);
 }
 
 /// Names this thread for `ps` and `top`; the kernel keeps 15 bytes.

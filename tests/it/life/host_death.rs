@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use super::fixture::{Fixture, Left, Watched};
 use crate::support::test;
 
-/// Tells the story `busy`: three workers that spin, one with a child, one that blocks every signal. `end`
-/// ends the host once all are at it; afterwards none may be left.
+/// Tells the story `busy`: five workers that spin, one with a child, one that blocks every signal, one that ignores
+/// every signal, one as another user. `end` ends the host once all are at it; afterwards none may be left.
 fn nothing_survives(story: &str, end: impl FnOnce(&mut Fixture)) -> Left {
     let mut host = Fixture::host(&["busy", story]);
-    let watched: Vec<Watched> = (0..4)
+    let watched: Vec<Watched> = (0..6)
         .map(|_| {
             let word = host.hear();
             let (_, pid) = word.split_once(' ').unwrap();
