@@ -196,3 +196,90 @@ fn bytes_that_are_not_text_are_shown_as_well_as_can_be() {
         assert!(!text.contains(char::is_control), "{text:?}");
     });
 }
+
+/// A sequence that claims to have a length, and has one element.
+#[derive(Debug)]
+struct Liar(u64);
+
+impl Serialize for Liar {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.0, 7_u64).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Liar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Liar, D::Error> {
+        // The length comes first, as a `u64`, in the format of sequences, text and maps alike.
+        let elements = Vec::<u64>::deserialize(deserializer)?;
+        Ok(Liar(elements.len() as u64))
+    }
+}
+
+/// Goal: data that claims to be longer than it is takes no memory for what it claims, on neither side, and fails
+/// its own job alone.
+#[test]
+fn lengths_that_lie_are_not_believed() {
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).build().unwrap();
+        let before = super::resident();
+        for len in [2, 1 << 32, 1 << 60, u64::MAX] {
+            let argument = pool.submit(|liar: Liar| liar.0, Liar(len)).result();
+            let error = match argument {
+                Err(JobError::Decode(error)) => error,
+                other => panic!("{len}: {other:?}"),
+            };
+            assert_eq!(error.side, Side::Worker, "{len}");
+            let result = pool.submit(Liar, len).result();
+            let error = match result {
+                Err(JobError::Decode(error)) => error,
+                other => panic!("{len}: {other:?}"),
+            };
+            assert_eq!(error.side, Side::Caller, "{len}");
+        }
+        let grown = super::resident().saturating_sub(before);
+        assert!(grown < 4 << 20, "{grown} bytes more");
+        assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
+    });
+}
+
+/// Goal: an argument that is nested deeper than a worker's stack costs that worker, and not the pool.
+#[test]
+fn an_argument_that_is_nested_too_deep_is_the_death_of_its_job() {
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Nested(Option<Box<Nested>>);
+    /// Encodes as so many levels, without having them.
+    #[derive(Debug)]
+    struct Deep(usize);
+    impl Serialize for Deep {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            use serde::ser::SerializeTuple;
+            // Each level is the mark that says that there is another.
+            let mut levels = serializer.serialize_tuple(self.0 + 1)?;
+            for _ in 0..self.0 {
+                levels.serialize_element(&1_u8)?;
+            }
+            levels.serialize_element(&0_u8)?;
+            levels.end()
+        }
+    }
+    impl<'de> Deserialize<'de> for Deep {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Deep, D::Error> {
+            let nested = Nested::deserialize(deserializer)?;
+            let mut level = &nested;
+            let mut levels = 0;
+            while let Some(next) = &level.0 {
+                level = next;
+                levels += 1;
+            }
+            Ok(Deep(levels))
+        }
+    }
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).stderr(Output::Capture).build().unwrap();
+        assert_eq!(pool.submit(|deep: Deep| deep.0, Deep(100)).result().unwrap(), 100);
+        let death = died(pool.submit(|deep: Deep| deep.0, Deep(10_000_000)).result());
+        assert_eq!(death.phase, procpool::Phase::Decode);
+        assert!(death.stderr_tail.contains("overflowed its stack"), "{:?}", death.stderr_tail);
+        assert_eq!(pool.submit(|deep: Deep| deep.0, Deep(100)).result().unwrap(), 100);
+    });
+}
