@@ -139,6 +139,20 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
+    /// Write a line of JSON to FILE for each job that has ended, once its output is printed. FILE is begun
+    /// anew; `--resume` goes on with one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) joblog: Option<PathBuf>,
+
+    /// Skip the jobs that FILE, a joblog, has as ended, and add those that are run to it (or to
+    /// `--joblog`). A job is known by its input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume: Option<PathBuf>,
+
+    /// Skip the jobs that have succeeded only: run those that failed again
+    #[arg(long)]
+    pub(crate) resume_failed: bool,
+
     /// Run a job that failed up to N times more; the last attempt counts, and it alone is printed. A
     /// job that reached its time limit is not run again; `call` retries only tasks that killed their
     /// worker

@@ -8,13 +8,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use procpool::{JobError, JobFuture, ProcessPool, Shutdown};
 
+use crate::books::Books;
 use crate::exit_code;
 use crate::input::{Input, Inputs};
-use crate::report;
+use crate::record::{Outcome, Record, Run, Verdict};
+use crate::report::{self, Unwritable};
+use crate::work::{Job, Next, Work};
 
 /// Jobs submitted beyond those that run: enough that no worker ever waits for this loop.
 const AHEAD_OF_EACH_WORKER: usize = 4;
@@ -30,8 +34,8 @@ pub(crate) enum Event {
     Input(Input),
     /// There are no more, for a reason that may be an error.
     NoMoreInputs(Option<io::Error>),
-    /// A job has ended.
-    Ended(u64),
+    /// A job has ended, at that time.
+    Ended(u64, SystemTime),
     /// SIGINT or SIGTERM.
     Interrupted,
 }
@@ -43,68 +47,22 @@ pub(crate) struct Events {
     pub(crate) receiver: Receiver<Event>,
 }
 
-/// What a batch does with its inputs.
-pub(crate) trait Work {
-    type Value: Send + 'static;
-
-    /// Starts a job. An error says why the input can be none.
-    fn submit(&self, pool: &ProcessPool, job: &Job) -> Result<Next<Self::Value>, String>;
-
-    /// How a job ended that ended with this value.
-    fn verdict(&self, value: &Self::Value) -> Result<(), String>;
-
-    /// How a job ended without a value.
-    fn describe(&self, error: &JobError) -> String;
-
-    /// Why no worker can be started.
-    fn no_workers(&self, cause: &str) -> String;
-
-    /// Whether another attempt may help.
-    fn may_retry(&self, result: &Result<Self::Value, JobError>) -> bool;
-
-    /// Forgets what an attempt has left, before another one.
-    fn discard(&self, job: &Job);
-
-    /// Prints the output of a job that was run. Errors are those of standard output.
-    fn print(&mut self, job: &Job, value: Option<Self::Value>) -> io::Result<()>;
-
-    /// The memory that a value takes.
-    fn size(&self, value: &Self::Value) -> usize;
-
-    /// The job as messages call it.
-    fn name(&self, job: &Job) -> String;
-}
-
-/// What an input becomes.
-pub(crate) enum Next<V> {
-    Job(JobFuture<V>),
-    /// Nothing: it says nothing.
-    Skip,
-}
-
-/// One input with its number, from 1.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) number: u64,
-    pub(crate) input: Input,
-}
-
 struct Active<V> {
     job: Job,
     future: JobFuture<V>,
-    attempt: u64,
+    attempt: u32,
 }
 
 /// A job that has ended and is to be printed.
 struct Ended<V> {
     job: Job,
     value: Option<V>,
-    outcome: Outcome,
+    fate: Fate,
 }
 
-enum Outcome {
-    Succeeded,
-    Failed(String),
+/// What became of an input.
+enum Fate {
+    Ended { run: Run, verdict: Verdict, stderr_tail: String },
     NotRun,
     Skipped,
 }
@@ -132,6 +90,7 @@ pub(crate) fn run<W: Work>(
     pool: &ProcessPool,
     inputs: Inputs,
     options: Options,
+    books: Books,
     events: Events,
 ) -> anyhow::Result<u8> {
     let wanted = read_inputs(inputs, events.sender.clone())?;
@@ -139,6 +98,7 @@ pub(crate) fn run<W: Work>(
         work,
         pool,
         options,
+        books,
         events,
         wanted,
         asked: 0,
@@ -159,7 +119,7 @@ pub(crate) fn run<W: Work>(
     Ok(match result {
         Ok(()) => batch.exit_code(),
         Err(_) if batch.stage != Stage::Working => exit_code::INTERRUPTED,
-        Err(error) => report::output_failed(&error),
+        Err(error) => error.say(),
     })
 }
 
@@ -199,6 +159,7 @@ struct Batch<'a, W: Work> {
     work: W,
     pool: &'a ProcessPool,
     options: Options,
+    books: Books,
     events: Events,
     wanted: Sender<()>,
     /// Inputs asked for and not received.
@@ -220,7 +181,7 @@ struct Batch<'a, W: Work> {
 }
 
 impl<W: Work> Batch<'_, W> {
-    fn work_off(&mut self) -> io::Result<()> {
+    fn work_off(&mut self) -> Result<(), Unwritable> {
         loop {
             self.ask_for_inputs();
             if self.is_over() {
@@ -229,7 +190,7 @@ impl<W: Work> Batch<'_, W> {
             match self.events.receiver.recv().expect("we hold a sender") {
                 Event::Input(input) => self.start(input)?,
                 Event::NoMoreInputs(error) => self.end_inputs(error),
-                Event::Ended(number) => self.end_attempt(number)?,
+                Event::Ended(number, end) => self.end_attempt(number, end)?,
                 Event::Interrupted => self.interrupt(),
             }
         }
@@ -269,61 +230,78 @@ impl<W: Work> Batch<'_, W> {
         };
     }
 
-    fn start(&mut self, input: Input) -> io::Result<()> {
+    fn start(&mut self, input: Input) -> Result<(), Unwritable> {
         self.asked -= 1;
         self.count += 1;
         let job = Job { number: self.count, input };
         if !self.takes_inputs() {
-            return self.finish(job, None, Outcome::NotRun);
+            return self.finish(job, None, Fate::NotRun);
+        }
+        if self.books.has_finished(&job.input) {
+            return self.finish(job, None, Fate::Skipped);
         }
         self.submit(job, 1)
     }
 
-    fn submit(&mut self, job: Job, attempt: u64) -> io::Result<()> {
+    fn submit(&mut self, job: Job, attempt: u32) -> Result<(), Unwritable> {
         match self.work.submit(self.pool, &job) {
             Ok(Next::Job(future)) => {
                 let (number, sender) = (job.number, self.events.sender.clone());
                 future.on_done(move |_| {
                     // The batch is over if nobody receives it.
-                    let _ = sender.send(Event::Ended(number));
+                    let _ = sender.send(Event::Ended(number, SystemTime::now()));
                 });
                 let active = Active { job, future, attempt };
                 self.active.insert(number, active);
                 Ok(())
             }
-            Ok(Next::Skip) => self.finish(job, None, Outcome::Skipped),
-            Err(message) => self.finish(job, None, Outcome::Failed(message)),
+            Ok(Next::Skip) => self.finish(job, None, Fate::Skipped),
+            Err(message) => {
+                let verdict = Verdict::failure(message);
+                let fate = Fate::Ended { run: Run::none(), verdict, stderr_tail: String::new() };
+                self.finish(job, None, fate)
+            }
         }
     }
 
-    fn end_attempt(&mut self, number: u64) -> io::Result<()> {
+    fn end_attempt(&mut self, number: u64, end: SystemTime) -> Result<(), Unwritable> {
         let Active { job, future, attempt } =
             self.active.remove(&number).expect("each attempt ends once, and is active until then");
-        let result = future.result();
-        let attempts_max = u64::from(self.options.retries) + 1;
+        let procpool::Outcome { result, report, .. } = future.outcome();
+        let attempts_max = self.options.retries.saturating_add(1);
         if attempt < attempts_max && self.stage == Stage::Working && self.work.may_retry(&result) {
             self.work.discard(&job);
             return self.submit(job, attempt + 1);
         }
-        let (value, outcome) = match result {
-            Ok(value) => match self.work.verdict(&value) {
-                Ok(()) => (Some(value), Outcome::Succeeded),
-                Err(message) => (Some(value), Outcome::Failed(message)),
-            },
-            Err(JobError::Cancelled { started: false }) => (None, Outcome::NotRun),
+        match &result {
+            Err(JobError::Cancelled { started: false }) => {
+                return self.finish(job, None, Fate::NotRun);
+            }
             Err(JobError::Broken(error)) => {
                 self.break_down(error.to_string());
-                (None, Outcome::NotRun)
+                return self.finish(job, None, Fate::NotRun);
             }
-            Err(error) => (None, Outcome::Failed(self.work.describe(&error))),
-        };
-        let outcome = match outcome {
-            Outcome::Failed(message) if attempt > 1 => {
-                Outcome::Failed(format!("{message} (attempt {attempt} of {attempts_max})"))
+            _ => {}
+        }
+        let mut run = Run::of(&report, end);
+        run.attempts += attempt - 1;
+        let mut verdict = match &result {
+            Ok(value) => {
+                run.cpu = self.work.cpu(value).or(run.cpu);
+                self.work.verdict(value)
             }
-            outcome => outcome,
+            Err(error) => Verdict::of_error(error, self.work.describe(error)),
         };
-        self.finish(job, value, outcome)
+        if let Some(message) = &mut verdict.error
+            && attempt > 1
+        {
+            message.push_str(&format!(" (attempt {attempt} of {attempts_max})"));
+        }
+        let stderr_tail = match verdict.outcome {
+            Outcome::Succeeded => String::new(),
+            _ => self.work.stderr_tail(&job, &result),
+        };
+        self.finish(job, result.ok(), Fate::Ended { run, verdict, stderr_tail })
     }
 
     fn break_down(&mut self, cause: String) {
@@ -334,8 +312,8 @@ impl<W: Work> Batch<'_, W> {
     }
 
     /// Prints what has ended, now or when its turn comes.
-    fn finish(&mut self, job: Job, value: Option<W::Value>, outcome: Outcome) -> io::Result<()> {
-        let ended = Ended { job, value, outcome };
+    fn finish(&mut self, job: Job, value: Option<W::Value>, fate: Fate) -> Result<(), Unwritable> {
+        let ended = Ended { job, value, fate };
         if !self.options.keep_order {
             return self.print(ended);
         }
@@ -354,25 +332,25 @@ impl<W: Work> Batch<'_, W> {
         ended.job.input.len() + value
     }
 
-    fn print(&mut self, ended: Ended<W::Value>) -> io::Result<()> {
-        let Ended { job, value, outcome } = ended;
-        let name = || self.work.name(&job);
-        match outcome {
-            Outcome::Succeeded => self.work.print(&job, value),
-            Outcome::Failed(message) => {
-                self.failed += 1;
-                let message = format!("{}: {message}", name());
-                let result = self.work.print(&job, value);
-                report::say(message);
-                result
-            }
-            Outcome::NotRun => {
+    fn print(&mut self, ended: Ended<W::Value>) -> Result<(), Unwritable> {
+        let Ended { job, value, fate } = ended;
+        let (run, verdict, stderr_tail) = match fate {
+            Fate::Ended { run, verdict, stderr_tail } => (run, verdict, stderr_tail),
+            Fate::NotRun => {
                 self.not_run += 1;
-                report::say(format_args!("{}: not run", name()));
-                Ok(())
+                report::say(format_args!("{}: not run", self.work.name(&job)));
+                return Ok(());
             }
-            Outcome::Skipped => Ok(()),
+            Fate::Skipped => return Ok(()),
+        };
+        let record = Record::new(job.number, job.input.clone(), run, verdict, stderr_tail);
+        let result = self.work.print(&job, value, &record);
+        if let Some(message) = &record.error {
+            self.failed += 1;
+            report::say(format_args!("{}: {message}", self.work.name(&job)));
         }
+        result.map_err(Unwritable::Stdout)?;
+        self.books.enter(&record)
     }
 
     fn interrupt(&mut self) {
@@ -400,6 +378,9 @@ impl<W: Work> Batch<'_, W> {
     }
 
     fn exit_code(&self) -> u8 {
+        if let Some(message) = self.books.skipped() {
+            report::say(message);
+        }
         let has_more = self.inputs == InputState::Open;
         let was_cut = self.not_run > 0 || has_more || self.stage == Stage::Stopping;
         if self.stage != Stage::Working && was_cut {

@@ -9,14 +9,17 @@ use procpool::{JobError, ProcessPool, ProcessPoolBuilder, TaskInfo};
 use serde::de::IgnoredAny;
 
 use crate::args;
-use crate::batch::{self, Job, Next, Options, Work};
+use crate::batch::{self, Options};
+use crate::books::Books;
 use crate::exit_code;
 use crate::input::Lines;
 use crate::interrupt;
 use crate::program;
-use crate::report;
+use crate::record::{Record, Verdict};
+use crate::report::{self, Unwritable};
 use crate::run::{workers, write_through};
 use crate::source;
+use crate::work::{Job, Next, Work};
 
 /// All of `procpool call`; answers the exit code.
 pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
@@ -30,6 +33,10 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
             report::say(format_args!("{error:#}"));
             return Ok(exit_code::INPUT);
         }
+    };
+    let books = match Books::open(&args.settings) {
+        Ok(books) => books,
+        Err(refusal) => return Ok(refusal.say()),
     };
     let workers = workers(&args.settings);
     let mut builder = builder.workers(workers).retries(args.settings.retries);
@@ -45,7 +52,7 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
     };
     let work =
         Calls { described: format!("task `{}`", args.task), task: args.task, worker: args.worker };
-    batch::run(work, &pool, inputs, options, interrupt::events(None)?)
+    batch::run(work, &pool, inputs, options, books, interrupt::events(None)?)
 }
 
 /// All of `procpool tasks`; answers the exit code.
@@ -71,7 +78,7 @@ pub(crate) fn tasks(args: &args::Tasks) -> anyhow::Result<u8> {
     }
     Ok(match write_through(&mut io::stdout().lock(), lines.as_bytes()) {
         Ok(()) => exit_code::SUCCESS,
-        Err(error) => report::output_failed(&error),
+        Err(error) => Unwritable::Stdout(error).say(),
     })
 }
 
@@ -133,8 +140,8 @@ impl Work for Calls {
         Ok(Next::Job(pool.call(&self.task, line)))
     }
 
-    fn verdict(&self, _json: &String) -> Result<(), String> {
-        Ok(())
+    fn verdict(&self, _json: &String) -> Verdict {
+        Verdict::success()
     }
 
     fn describe(&self, error: &JobError) -> String {
@@ -151,7 +158,14 @@ impl Work for Calls {
 
     fn discard(&self, _job: &Job) {}
 
-    fn print(&mut self, _job: &Job, json: Option<String>) -> io::Result<()> {
+    fn stderr_tail(&self, _job: &Job, result: &Result<String, JobError>) -> String {
+        match result {
+            Err(JobError::Died(death)) => death.stderr_tail.clone(),
+            _ => String::new(),
+        }
+    }
+
+    fn print(&mut self, _job: &Job, json: Option<String>, _record: &Record) -> io::Result<()> {
         let Some(json) = json else {
             return Ok(());
         };

@@ -15,6 +15,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_current_process_group, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +50,8 @@ pub(crate) struct Ran {
     pub(crate) ended: Ended,
     pub(crate) stdout: Captured,
     pub(crate) stderr: Captured,
+    /// Its CPU time, with that of its own children that it has waited for.
+    pub(crate) cpu: Duration,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -131,6 +135,7 @@ pub(crate) fn run_command(order: Order) -> Ran {
     let place = Place { number: order.number, slot };
     let words = worker.setup.template.fill(&order.input, place);
     let _running = Running::begin(worker);
+    let cpu_before = children_cpu();
     let mut child = match start(&words) {
         Ok(child) => child,
         Err(error) => return not_started(&words, &error),
@@ -138,7 +143,7 @@ pub(crate) fn run_command(order: Order) -> Ran {
     let dir = PathBuf::from(&worker.setup.spill);
     let result = Attempt::new(&mut child, &dir, order.number)
         .and_then(|attempt| attempt.follow(&mut child, &worker.stop_asked));
-    result.unwrap_or_else(|error| {
+    let ran = result.unwrap_or_else(|error| {
         // Nobody reads its output any more, so it must not go on. Errors mean that it has ended already.
         let _ = child.kill();
         let _ = child.wait();
@@ -147,8 +152,20 @@ pub(crate) fn run_command(order: Order) -> Ran {
             // What was kept.
             stdout: Captured::Spilled,
             stderr: Captured::Spilled,
+            cpu: Duration::ZERO,
         }
-    })
+    });
+    Ran { cpu: children_cpu().saturating_sub(cpu_before), ..ran }
+}
+
+/// The CPU time of all children that this worker has waited for.
+fn children_cpu() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        // It fails for invalid arguments alone.
+        return Duration::ZERO;
+    };
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+    Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
 }
 
 fn start(words: &[OsString]) -> io::Result<Child> {
@@ -168,6 +185,7 @@ fn not_started(words: &[OsString], error: &io::Error) -> Ran {
         ended: Ended::NotStarted(message),
         stdout: Captured::Inline(Vec::new()),
         stderr: Captured::Inline(Vec::new()),
+        cpu: Duration::ZERO,
     }
 }
 
@@ -210,7 +228,8 @@ impl Attempt {
             self.stdout.spill()?;
             self.stderr.spill()?;
         }
-        Ok(Ran { ended, stdout: self.stdout.finish(), stderr: self.stderr.finish() })
+        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        Ok(Ran { ended, stdout, stderr, cpu: Duration::ZERO })
     }
 
     fn is_over(&self) -> bool {

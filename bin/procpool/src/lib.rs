@@ -9,6 +9,11 @@ mod exit_code;
 mod batch;
 mod call;
 mod run;
+mod work;
+
+mod books;
+mod joblog;
+mod record;
 
 mod input;
 mod source;

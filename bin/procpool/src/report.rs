@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use procpool::{EndedBy, JobError, Side};
 
@@ -20,14 +21,53 @@ pub(crate) fn say(message: impl fmt::Display) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Explains why standard output cannot be written; answers the exit code.
-pub(crate) fn output_failed(error: &io::Error) -> u8 {
-    // Whoever closed the pipe has seen enough.
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return exit_code::CLOSED_PIPE;
+/// Why nothing is run: what to say, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    code: u8,
+    message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into() }
     }
-    say(format_args!("cannot write to standard output: {error}"));
-    exit_code::OUTPUT
+
+    /// Says it; answers the exit code.
+    pub(crate) fn say(&self) -> u8 {
+        say(&self.message);
+        self.code
+    }
+}
+
+/// What could not be written, and why.
+#[derive(Debug)]
+pub(crate) enum Unwritable {
+    Stdout(io::Error),
+    File(PathBuf, io::Error),
+}
+
+impl Unwritable {
+    pub(crate) fn file(path: &Path, error: io::Error) -> Unwritable {
+        Unwritable::File(path.into(), error)
+    }
+
+    /// Says it; answers the exit code.
+    pub(crate) fn say(&self) -> u8 {
+        match self {
+            // Whoever closed the pipe has seen enough.
+            Unwritable::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return exit_code::CLOSED_PIPE;
+            }
+            Unwritable::Stdout(error) => {
+                say(format_args!("cannot write to standard output: {error}"));
+            }
+            Unwritable::File(path, error) => {
+                say(format_args!("cannot write `{}`: {error}", path.display()));
+            }
+        }
+        exit_code::OUTPUT
+    }
 }
 
 /// An input as a message shows it.

@@ -3,23 +3,29 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use procpool::{JobError, ProcessPool, Status};
 
 use crate::args;
-use crate::batch::{self, Job, Next, Options, Work};
+use crate::batch::{self, Options};
+use crate::books::Books;
 use crate::capture::Captured;
 use crate::command::{self, Ended, Order, Ran, Setup};
 use crate::exit_code;
 use crate::input::{Inputs, Lines};
 use crate::interrupt;
 use crate::program;
-use crate::report::{self, Shown};
+use crate::record::{Outcome, Record, Verdict};
+use crate::report::{self, Shown, Unwritable};
 use crate::source::{Reading, Sources};
 use crate::spill::{Spill, Stream};
 use crate::template::{Place, Reader, Template};
+use crate::work::{Job, Next, Work};
 
+/// How much of a failed command's standard error a report quotes.
+const TAIL_MAX: usize = 2048;
 /// The longest argument that Linux passes to a program (MAX_ARG_STRLEN), with the zero at its end.
 const ARGUMENT_MAX: usize = 128 * 1024;
 
@@ -52,8 +58,12 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
     if no_run {
         return Ok(show(&template, inputs));
     }
+    let books = match Books::open(&settings) {
+        Ok(books) => books,
+        Err(refusal) => return Ok(refusal.say()),
+    };
     let spill = Spill::new().context("cannot make a temporary directory")?;
-    let code = run_batch(template, inputs, &settings, &spill);
+    let code = run_batch(template, inputs, books, &settings, &spill);
     spill.remove();
     code
 }
@@ -75,19 +85,20 @@ fn show(template: &Template, inputs: Inputs) -> u8 {
         let mut line = template.shell_line(&input, Place { number: count, slot: 1 });
         line.push(b'\n');
         if let Err(error) = out.write_all(&line) {
-            return report::output_failed(&error);
+            return Unwritable::Stdout(error).say();
         }
     }
     match out.flush() {
         Ok(()) if count == 0 => batch::no_input(),
         Ok(()) => exit_code::SUCCESS,
-        Err(error) => report::output_failed(&error),
+        Err(error) => Unwritable::Stdout(error).say(),
     }
 }
 
 fn run_batch(
     template: Template,
     inputs: Inputs,
+    books: Books,
     settings: &args::Settings,
     spill: &Spill,
 ) -> anyhow::Result<u8> {
@@ -102,7 +113,7 @@ fn run_batch(
     let pool = builder.build().context("cannot make a pool")?;
     let options = Options { workers, keep_order: settings.keep_order, retries: settings.retries };
     let work = Commands { spill: spill.clone() };
-    batch::run(work, &pool, inputs, options, events)
+    batch::run(work, &pool, inputs, options, books, events)
 }
 
 /// How many jobs run at a time.
@@ -128,14 +139,19 @@ impl Work for Commands {
         Ok(Next::Job(pool.submit(command::run_command, order)))
     }
 
-    fn verdict(&self, ran: &Ran) -> Result<(), String> {
+    fn verdict(&self, ran: &Ran) -> Verdict {
         match &ran.ended {
-            Ended::Exit(0) => Ok(()),
-            Ended::Exit(code) => Err(format!("exit code {code}")),
-            Ended::Signal(number, core) => {
-                Err(format!("killed by {}", Status::Signal(*number, *core)))
+            Ended::Exit(0) => Verdict { exit: Some(0), ..Verdict::success() },
+            Ended::Exit(code) => {
+                Verdict { exit: Some(*code), ..Verdict::failure(format!("exit code {code}")) }
             }
-            Ended::NotStarted(message) | Ended::OutputLost(message) => Err(message.clone()),
+            Ended::Signal(number, core) => {
+                let signal = Status::Signal(*number, *core).to_string();
+                let message = format!("killed by {signal}");
+                let outcome = Outcome::Died;
+                Verdict { outcome, signal: Some(signal), ..Verdict::failure(message) }
+            }
+            Ended::NotStarted(message) | Ended::OutputLost(message) => Verdict::failure(message),
         }
     }
 
@@ -161,7 +177,21 @@ impl Work for Commands {
         }
     }
 
-    fn print(&mut self, job: &Job, ran: Option<Ran>) -> io::Result<()> {
+    fn cpu(&self, ran: &Ran) -> Option<Duration> {
+        Some(ran.cpu)
+    }
+
+    fn stderr_tail(&self, job: &Job, result: &Result<Ran, JobError>) -> String {
+        let tail = match result {
+            Ok(Ran { stderr: Captured::Inline(bytes), .. }) => {
+                Ok(bytes[bytes.len().saturating_sub(TAIL_MAX)..].to_vec())
+            }
+            _ => self.spill.tail(job.number, Stream::Stderr, TAIL_MAX),
+        };
+        String::from_utf8_lossy(&tail.unwrap_or_default()).into_owned()
+    }
+
+    fn print(&mut self, job: &Job, ran: Option<Ran>, _record: &Record) -> io::Result<()> {
         // A job that was stopped has left what it had written so far.
         let (stdout, stderr) = match ran {
             Some(ran) => (ran.stdout, ran.stderr),

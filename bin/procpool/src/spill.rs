@@ -1,7 +1,7 @@
 //! The private directory for output that is too long for memory.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,6 +55,17 @@ impl Spill {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The end of a job's file, if there is one.
+    pub(crate) fn tail(&self, number: u64, stream: Stream, len_max: usize) -> io::Result<Vec<u8>> {
+        let mut file = File::open(file(&self.path, number, stream))?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(len.saturating_sub(len_max as u64)))?;
+        let mut bytes = Vec::new();
+        // Something may still write to it.
+        file.take(len_max as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Removes the directory with all that is in it.

@@ -3,6 +3,7 @@
 mod call;
 mod commands;
 mod inputs;
+mod joblog;
 mod outputs;
 mod parallel;
 mod signals;

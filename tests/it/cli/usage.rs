@@ -9,7 +9,7 @@ use crate::support::{TempDir, test};
 #[test]
 fn wrong_usage_is_named_in_one_line() {
     test(|| {
-        let cases: [(&[&str], &str); 15] = [
+        let cases: [(&[&str], &str); 16] = [
             (&["run"], "COMMAND"),
             (&["run", ":::", "a"], "no command"),
             (&["run", "--bogus", "echo", ":::", "a"], "--bogus"),
@@ -22,6 +22,7 @@ fn wrong_usage_is_named_in_one_line() {
             (&["run", "-a", "-", "-a", "-", "echo"], "one source only"),
             (&["run", "--colsep", "(", "echo", ":::", "a"], "--colsep"),
             (&["run", "--colsep", "x*", "echo", ":::", "a"], "--colsep"),
+            (&["run", "--resume-failed", "echo", ":::", "a"], "--resume-failed"),
             (&["call", "some::task"], "--worker"),
             (&["tasks", "--worker"], "--worker"),
             (&["replay"], "replay"),

@@ -1,0 +1,86 @@
+//! When the next job may start, besides that there is a slot for it: `--delay` and `--memfree`.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// How often the free memory is looked at while there is too little.
+const MEMORY_LOOK: Duration = Duration::from_millis(200);
+
+/// What a start has to wait for.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    delay: Duration,
+    memfree: Option<u64>,
+    /// Not before.
+    opens_at: Option<Instant>,
+}
+
+impl Gate {
+    pub(crate) fn new(delay: Option<Duration>, memfree: Option<u64>) -> Gate {
+        Gate { delay: delay.unwrap_or_default(), memfree, opens_at: None }
+    }
+
+    /// True if each start is decided on when it is due, so that nothing may be submitted ahead.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.delay.is_zero() || self.memfree.is_some()
+    }
+
+    /// Lets one job start now, or says when to ask again.
+    pub(crate) fn pass(&mut self, now: Instant) -> Result<(), Instant> {
+        self.pass_with(now, available_memory)
+    }
+
+    fn pass_with(&mut self, now: Instant, memory: impl Fn() -> Option<u64>) -> Result<(), Instant> {
+        if let Some(opens_at) = self.opens_at.filter(|opens_at| now < *opens_at) {
+            return Err(opens_at);
+        }
+        // Where it is not told how much there is, nothing can be waited for.
+        if let (Some(least), Some(free)) = (self.memfree, self.memfree.and_then(|_| memory()))
+            && free < least
+        {
+            let look_at = now + MEMORY_LOOK;
+            self.opens_at = Some(look_at);
+            return Err(look_at);
+        }
+        self.opens_at = Some(now + self.delay);
+        Ok(())
+    }
+}
+
+/// What can be had without swapping, in bytes: MemAvailable of proc_meminfo(5).
+pub(crate) fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_keep_their_distance() {
+        let mut gate = Gate::new(Some(Duration::from_secs(2)), None);
+        let start = Instant::now();
+        assert_eq!(gate.pass(start), Ok(()));
+        let next = start + Duration::from_secs(2);
+        assert_eq!(gate.pass(start + Duration::from_secs(1)), Err(next));
+        assert_eq!(gate.pass(next), Ok(()));
+    }
+
+    #[test]
+    fn nothing_starts_while_memory_is_short() {
+        let mut gate = Gate::new(None, Some(1000));
+        let start = Instant::now();
+        let look_at = start + MEMORY_LOOK;
+        assert_eq!(gate.pass_with(start, || Some(999)), Err(look_at));
+        assert_eq!(gate.pass_with(look_at, || Some(1000)), Ok(()));
+        assert_eq!(gate.pass_with(look_at, || None), Ok(()));
+    }
+
+    #[test]
+    fn the_machine_tells_its_memory() {
+        assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}
