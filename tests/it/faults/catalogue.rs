@@ -170,6 +170,5 @@ pub(super) const LATER: &[(&str, &[u32])] = &[
         "Comes with containment: cgroups, the stopping of whole process trees, memory limits.",
         &[19, 20, 21, 29, 31, 80, 81, 82, 84, 94, 95, 98, 109, 110],
     ),
-    ("Comes with shared data, and descriptors that travel with jobs and results.", &[59]),
-    ("Its test is being written.", &[54, 73]),
+    ("Its test is being written.", &[54]),
 ];
