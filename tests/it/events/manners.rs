@@ -27,6 +27,7 @@ fn a_host_hears_nothing_and_keeps_its_signals() {
 const WORKER_SIDE: &[&str] = &[
     "procpool/src/worker/",
     "procpool-sys/src/worker.rs",
+    "procpool-sys/src/worker/",
     "procpool-sys/src/stack.rs",
     "procpool-sys/src/held.rs",
     "procpool-sys/src/spawn/born.rs",

@@ -160,6 +160,8 @@ impl Machine {
     /// Takes an event and appends what is to be done to `out`.
     pub(crate) fn handle(&mut self, event: Event, now: u64, out: &mut Vec<Action>) {
         match event {
+            // While starts rest, a worker that is to be replaced must not be forgotten because no job waits.
+            Event::Demand(jobs) if now < self.rest_until => self.demand = self.demand.max(jobs),
             Event::Demand(jobs) => self.demand = jobs,
             Event::WarmUp => self.warming_up = true,
             Event::SpawnFailed(slot, trouble, cause) => {
