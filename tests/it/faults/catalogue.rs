@@ -170,5 +170,8 @@ pub(super) const LATER: &[(&str, &[u32])] = &[
         "Comes with containment: cgroups, the stopping of whole process trees, memory limits.",
         &[19, 20, 21, 29, 31, 80, 81, 82, 84, 94, 95, 98, 109, 110],
     ),
-    ("Its test is being written.", &[54]),
+    (
+        "Comes with a limit to how deep a result may be nested: one deeper than its taker's stack ends the host today.",
+        &[54],
+    ),
 ];
