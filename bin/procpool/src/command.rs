@@ -131,7 +131,7 @@ impl Worker {
 pub(crate) fn run_command(order: Order) -> Ran {
     let worker = WORKER.get().expect("the initializer has run");
     // Workers are numbered from 0 as slots are from 1.
-    let slot = procpool::context().map_or(1, |context| context.worker_index() + 1);
+    let slot = procpool::worker_index().map_or(1, |index| index + 1);
     let place = Place { number: order.number, slot };
     let words = worker.setup.template.fill(&order.input, place);
     let _running = Running::begin(worker);

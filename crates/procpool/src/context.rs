@@ -22,6 +22,12 @@ pub fn context() -> Option<Context> {
     Some(context)
 }
 
+/// The index of the worker whose job this thread is running, as [`Context::worker_index`]; `None` outside of
+/// jobs. To ask does not make the job one that looks at its stop flag, as a call of [`context`] does.
+pub fn worker_index() -> Option<usize> {
+    CURRENT.with_borrow(|current| current.as_ref().map(|context| context.worker_index))
+}
+
 /// The running job, as it sees itself. A clone can be handed to threads that the job starts; after the
 /// job has ended it answers as before, and what it reports goes nowhere.
 ///

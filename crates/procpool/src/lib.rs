@@ -112,7 +112,7 @@ mod worker;
 pub use builder::{InitResult, Output, ProcessPoolBuilder, Shutdown};
 pub use bytes::Bytes;
 pub use completion::{AsCompleted, Until, Waited, as_completed, wait};
-pub use context::{Context, context};
+pub use context::{Context, context, worker_index};
 pub use error::Error;
 pub use executor::{Data, Executor, Rejected, Rejection};
 pub use future::JobFuture;

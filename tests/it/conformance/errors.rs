@@ -40,7 +40,7 @@ fn an_error_of_the_jobs_own_is_a_value<P: Pool>() {
 /// Covers: 160, 162
 fn a_panic_is_an_outcome<P: Pool>() {
     let pool = P::of(1);
-    let worker = |()| procpool::context().map(|c| (std::process::id(), c.worker_index()));
+    let worker = |()| procpool::worker_index().map(|index| (std::process::id(), index));
     let before = pool.submit(worker, ()).result().unwrap();
     let futures: Vec<_> = (0..20).map(|n| pool.submit(even_only, n)).collect();
     for (n, future) in futures.into_iter().enumerate() {
