@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, value_parser};
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::halt::Halt;
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 all jobs succeeded, 1-100 so many failed, 101 more failed, 102 wrong usage, \
 103 no input, 104 input not readable, 105 output not writable, 106 workers cannot be started, \
@@ -57,6 +59,14 @@ pub(crate) struct Run {
     /// between quotes
     #[arg(long)]
     pub(crate) shell: bool,
+
+    /// Print each job's input and a tab before each of its lines
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) tag: bool,
+
+    /// Print lines as they come, not jobs as they end. Lines of several jobs are mixed, but whole
+    #[arg(long, visible_alias = "lb", conflicts_with_all = ["json", "keep_order", "results"])]
+    pub(crate) line_buffer: bool,
 
     /// Print what would be run, a line each, as for a shell, and run nothing
     #[arg(long, alias = "dry-run")]
@@ -153,6 +163,40 @@ pub(crate) struct Settings {
     #[arg(long)]
     pub(crate) resume_failed: bool,
 
+    /// Keep what each job prints, and how it ended, in files: DIR/SEQ/stdout, DIR/SEQ/stderr (of a call:
+    /// DIR/SEQ/result.json) and DIR/SEQ/verdict.json, SEQ being the number of its input
+    #[arg(long, value_name = "DIR")]
+    pub(crate) results: Option<PathBuf>,
+
+    /// Print an object of JSON for each job: the fields of the joblog and what it printed
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Stop early: now (stopping what runs) or soon (finishing it), when so many jobs, or so many percent of
+    /// all, have failed, succeeded or ended; as in now,fail=1 or soon,fail=10% or now,success=1
+    #[arg(long, value_name = "WHEN,WHY=N[%]")]
+    pub(crate) halt: Option<Halt>,
+
+    /// Let so much time pass between the starts of two jobs
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) delay: Option<Duration>,
+
+    /// Start nothing while less memory is available, as in 500M, 1.5G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memfree: Option<u64>,
+
+    /// Run with a nice value that is N more (see nice(1))
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(0..=39))]
+    pub(crate) nice: Option<u8>,
+
+    /// Set an environment variable for the jobs; may be given again
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) env: Vec<(OsString, OsString)>,
+
+    /// Run the jobs in this directory
+    #[arg(long, visible_alias = "wd", value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+
     /// Run a job that failed up to N times more; the last attempt counts, and it alone is printed. A
     /// job that reached its time limit is not run again; `call` retries only tasks that killed their
     /// worker
@@ -180,6 +224,35 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `500M`, `1.5G`, or bytes without a unit. The units are powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    const EXAMPLES: &str = "not a size; examples: 500M, 1.5G, 65536";
+    let (number, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        Some((at, 't' | 'T')) => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    if !number.starts_with(|c: char| c.is_ascii_digit()) || number.contains(['e', 'E']) {
+        return Err(EXAMPLES.into());
+    }
+    let bytes = number.parse::<f64>().map_err(|_| EXAMPLES)? * f64::from(shift).exp2();
+    match bytes {
+        0.0 => Err("a size is more than nothing".into()),
+        // Beyond that not every number of bytes is exact, and no machine has so much.
+        _ if bytes > 2_f64.powi(53) => Err("too large".into()),
+        _ => Ok(bytes as u64),
+    }
+}
+
+fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("it has the form NAME=VALUE".into()),
+    }
+}
+
 /// Over bytes: inputs need not be UTF-8.
 fn parse_colsep(pattern: &str) -> Result<Regex, String> {
     match RegexBuilder::new(pattern).unicode(false).build() {
@@ -195,6 +268,25 @@ fn parse_colsep(pattern: &str) -> Result<Regex, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("512"), Ok(512));
+        assert_eq!(parse_size("1.5k"), Ok(1536));
+        assert_eq!(parse_size("500M"), Ok(500 << 20));
+        assert_eq!(parse_size("2G"), Ok(2 << 30));
+        assert_eq!(parse_size("1T"), Ok(1 << 40));
+        for text in ["", "G", "-1G", "0", "1e3", "1 G", "1GB", "9999999T", "inf", "é"] {
+            assert!(parse_size(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn variables_have_names() {
+        assert_eq!(parse_variable("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_variable("a="), Ok(("a".into(), "".into())));
+        assert!(parse_variable("=b").is_err() && parse_variable("a").is_err());
+    }
 
     #[test]
     fn the_flags_are_consistent() {

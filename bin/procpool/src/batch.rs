@@ -4,17 +4,20 @@
 //! by one, so their number, and that of the results that wait for their turn, is bounded whatever the
 //! number of inputs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 use procpool::{JobError, JobFuture, ProcessPool, Shutdown};
 
+use crate::args;
 use crate::books::Books;
 use crate::exit_code;
+use crate::gate::Gate;
+use crate::halt::{Halt, Tally, When};
 use crate::input::{Input, Inputs};
 use crate::record::{Outcome, Record, Run, Verdict};
 use crate::report::{self, Unwritable};
@@ -77,11 +80,26 @@ enum Stage {
     Stopping,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) keep_order: bool,
+    /// What the batch does itself, beside those of the pool.
     pub(crate) retries: u32,
+    pub(crate) halt: Option<Halt>,
+    pub(crate) gate: Gate,
+}
+
+impl Options {
+    pub(crate) fn new(settings: &args::Settings) -> Options {
+        Options {
+            workers: settings.workers(),
+            keep_order: settings.keep_order,
+            retries: 0,
+            halt: settings.halt,
+            gate: Gate::new(settings.delay, settings.memfree),
+        }
+    }
 }
 
 /// Runs a batch to its end; answers the exit code.
@@ -93,6 +111,15 @@ pub(crate) fn run<W: Work>(
     books: Books,
     events: Events,
 ) -> anyhow::Result<u8> {
+    let (inputs, total) = match options.halt {
+        // A share of all can be told only when all are known.
+        Some(halt) if halt.needs_total() => {
+            let all: Vec<_> = inputs.collect();
+            let total = all.len() as u64;
+            (Box::new(all.into_iter()) as Inputs, Some(total))
+        }
+        _ => (inputs, None),
+    };
     let wanted = read_inputs(inputs, events.sender.clone())?;
     let mut batch = Batch {
         work,
@@ -102,6 +129,11 @@ pub(crate) fn run<W: Work>(
         events,
         wanted,
         asked: 0,
+        waiting: VecDeque::new(),
+        look_at: None,
+        total,
+        tally: Tally::default(),
+        halted: None,
         stage: Stage::Working,
         inputs: InputState::Open,
         count: 0,
@@ -118,7 +150,7 @@ pub(crate) fn run<W: Work>(
     pool.shutdown(how);
     Ok(match result {
         Ok(()) => batch.exit_code(),
-        Err(_) if batch.stage != Stage::Working => exit_code::INTERRUPTED,
+        Err(_) if batch.stage != Stage::Working && batch.halted.is_none() => exit_code::INTERRUPTED,
         Err(error) => error.say(),
     })
 }
@@ -164,6 +196,15 @@ struct Batch<'a, W: Work> {
     wanted: Sender<()>,
     /// Inputs asked for and not received.
     asked: usize,
+    /// Inputs received that have to wait for the gate.
+    waiting: VecDeque<Input>,
+    /// When to ask the gate again.
+    look_at: Option<Instant>,
+    /// The number of all inputs, if it is known.
+    total: Option<u64>,
+    tally: Tally,
+    /// The rule by which the batch stops early.
+    halted: Option<Halt>,
     stage: Stage,
     inputs: InputState,
     /// Inputs received; the number of the last.
@@ -183,31 +224,51 @@ struct Batch<'a, W: Work> {
 impl<W: Work> Batch<'_, W> {
     fn work_off(&mut self) -> Result<(), Unwritable> {
         loop {
+            self.start_waiting()?;
             self.ask_for_inputs();
             if self.is_over() {
                 return Ok(());
             }
-            match self.events.receiver.recv().expect("we hold a sender") {
-                Event::Input(input) => self.start(input)?,
-                Event::NoMoreInputs(error) => self.end_inputs(error),
-                Event::Ended(number, end) => self.end_attempt(number, end)?,
-                Event::Interrupted => self.interrupt(),
+            match self.next_event() {
+                None => {}
+                Some(Event::Input(input)) => {
+                    self.asked -= 1;
+                    self.waiting.push_back(input);
+                }
+                Some(Event::NoMoreInputs(error)) => self.end_inputs(error),
+                Some(Event::Ended(number, end)) => self.end_attempt(number, end)?,
+                Some(Event::Interrupted) => self.interrupt(),
             }
         }
     }
 
+    /// The next event, or none if it is time to ask the gate again.
+    fn next_event(&mut self) -> Option<Event> {
+        let Some(look_at) = self.look_at.take() else {
+            return Some(self.events.receiver.recv().expect("we hold a sender"));
+        };
+        self.events.receiver.recv_timeout(look_at.saturating_duration_since(Instant::now())).ok()
+    }
+
     fn takes_inputs(&self) -> bool {
-        self.inputs == InputState::Open && self.stage == Stage::Working && self.broken.is_none()
+        self.inputs == InputState::Open && self.is_starting()
+    }
+
+    fn is_starting(&self) -> bool {
+        self.stage == Stage::Working && self.broken.is_none()
     }
 
     fn is_over(&self) -> bool {
-        self.active.is_empty() && !self.takes_inputs()
+        self.active.is_empty() && self.waiting.is_empty() && !self.takes_inputs()
     }
 
     fn ask_for_inputs(&mut self) {
-        let active_max = self.options.workers * (1 + AHEAD_OF_EACH_WORKER);
+        // A job that is handed ahead starts when its worker likes, whatever has been learnt meanwhile.
+        let decides_each = self.options.gate.is_there() || self.options.halt.is_some();
+        let ahead = if decides_each { 0 } else { AHEAD_OF_EACH_WORKER };
+        let active_max = self.options.workers * (1 + ahead);
         while self.takes_inputs()
-            && self.active.len() + self.asked < active_max
+            && self.active.len() + self.waiting.len() + self.asked < active_max
             && self.held.len() < HELD_JOBS_MAX
             && self.held_bytes < HELD_BYTES_MAX
         {
@@ -215,6 +276,30 @@ impl<W: Work> Batch<'_, W> {
             // The reader has gone only if it has said that there are no more inputs.
             let _ = self.wanted.send(());
         }
+    }
+
+    /// Starts the inputs that have come, as far as the gate allows it.
+    fn start_waiting(&mut self) -> Result<(), Unwritable> {
+        while let Some(input) = self.waiting.pop_front() {
+            self.count += 1;
+            let job = Job { number: self.count, input };
+            if !self.is_starting() {
+                self.finish(job, None, Fate::NotRun)?;
+            } else if self.books.has_finished(&job.input) {
+                self.finish(job, None, Fate::Skipped)?;
+            } else if let Err(wait) = self.options.gate.pass(Instant::now()) {
+                if let Some(news) = wait.news {
+                    report::say(news);
+                }
+                self.look_at = Some(wait.until);
+                self.count -= 1;
+                self.waiting.push_front(job.input);
+                return Ok(());
+            } else {
+                self.submit(job, 1)?;
+            }
+        }
+        Ok(())
     }
 
     fn end_inputs(&mut self, error: Option<io::Error>) {
@@ -228,19 +313,6 @@ impl<W: Work> Batch<'_, W> {
                 InputState::Failed
             }
         };
-    }
-
-    fn start(&mut self, input: Input) -> Result<(), Unwritable> {
-        self.asked -= 1;
-        self.count += 1;
-        let job = Job { number: self.count, input };
-        if !self.takes_inputs() {
-            return self.finish(job, None, Fate::NotRun);
-        }
-        if self.books.has_finished(&job.input) {
-            return self.finish(job, None, Fate::Skipped);
-        }
-        self.submit(job, 1)
     }
 
     fn submit(&mut self, job: Job, attempt: u32) -> Result<(), Unwritable> {
@@ -313,6 +385,10 @@ impl<W: Work> Batch<'_, W> {
 
     /// Prints what has ended, now or when its turn comes.
     fn finish(&mut self, job: Job, value: Option<W::Value>, fate: Fate) -> Result<(), Unwritable> {
+        if let Fate::Ended { verdict, .. } = &fate {
+            self.tally.add(verdict.outcome);
+            self.halt_if_reached();
+        }
         let ended = Ended { job, value, fate };
         if !self.options.keep_order {
             return self.print(ended);
@@ -346,31 +422,63 @@ impl<W: Work> Batch<'_, W> {
         let record = Record::new(job.number, job.input.clone(), run, verdict, stderr_tail);
         let result = self.work.print(&job, value, &record);
         if let Some(message) = &record.error {
-            self.failed += 1;
+            // What a halt has stopped has not failed.
+            if self.halted.is_none() || record.outcome != Outcome::Stopped {
+                self.failed += 1;
+            }
             report::say(format_args!("{}: {message}", self.work.name(&job)));
         }
-        result.map_err(Unwritable::Stdout)?;
+        result?;
         self.books.enter(&record)
+    }
+
+    fn halt_if_reached(&mut self) {
+        let reached = self
+            .options
+            .halt
+            .and_then(|halt| Some((halt, halt.is_reached(self.tally, self.total)?)));
+        let Some((halt, reason)) = reached.filter(|_| self.stage == Stage::Working) else {
+            return;
+        };
+        self.halted = Some(halt);
+        let running = self.start_nothing_new();
+        let fate = match halt.when {
+            When::Soon => "finished",
+            When::Now => "stopped",
+        };
+        report::say(format_args!("halted: {reason}; {running} running jobs are {fate}"));
+        if halt.when == When::Now {
+            self.stop_running();
+        }
+    }
+
+    /// Answers how many jobs run.
+    fn start_nothing_new(&mut self) -> usize {
+        self.stage = Stage::Finishing;
+        // Each that will never run ends as an event like any other.
+        let cancelled = self.active.values().filter(|job| job.future.cancel()).count();
+        self.active.len() - cancelled
+    }
+
+    fn stop_running(&mut self) {
+        self.stage = Stage::Stopping;
+        for active in self.active.values() {
+            active.future.abort();
+        }
     }
 
     fn interrupt(&mut self) {
         match self.stage {
             Stage::Working => {
-                self.stage = Stage::Finishing;
-                // Each that will never run ends as an event like any other.
-                let cancelled = self.active.values().filter(|job| job.future.cancel()).count();
+                let running = self.start_nothing_new();
                 report::say(format_args!(
-                    "interrupted: nothing new is started, {} running jobs are finished; \
-                     interrupt again to stop them",
-                    self.active.len() - cancelled
+                    "interrupted: nothing new is started, {running} running jobs are finished; \
+                     interrupt again to stop them"
                 ));
             }
             Stage::Finishing => {
-                self.stage = Stage::Stopping;
                 report::say("interrupted again: stopping what runs; once more to kill it");
-                for active in self.active.values() {
-                    active.future.abort();
-                }
+                self.stop_running();
             }
             // The third is the handler's own affair.
             Stage::Stopping => {}
@@ -383,6 +491,16 @@ impl<W: Work> Batch<'_, W> {
         }
         let has_more = self.inputs == InputState::Open;
         let was_cut = self.not_run > 0 || has_more || self.stage == Stage::Stopping;
+        if let Some(halt) = self.halted {
+            if has_more {
+                report::say(format_args!("what follows input {} was not run", self.count));
+            }
+            return if halt.is_success() {
+                exit_code::SUCCESS
+            } else {
+                exit_code::of_failed(self.failed)
+            };
+        }
         if self.stage != Stage::Working && was_cut {
             if has_more {
                 report::say(format_args!(

@@ -17,12 +17,17 @@ use crate::interrupt;
 use crate::program;
 use crate::record::{Record, Verdict};
 use crate::report::{self, Unwritable};
-use crate::run::{workers, write_through};
+use crate::results::Results;
+use crate::run::{results, write_through};
 use crate::source;
 use crate::work::{Job, Next, Work};
 
 /// All of `procpool call`; answers the exit code.
 pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
+    if let Err(message) = args.settings.check() {
+        report::say(message);
+        return Ok(exit_code::USAGE);
+    }
     let Some(builder) = worker_program(&args.worker) else {
         return Ok(exit_code::NOT_FOUND);
     };
@@ -34,24 +39,24 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
             return Ok(exit_code::INPUT);
         }
     };
-    let books = match Books::open(&args.settings) {
-        Ok(books) => books,
+    let settings = &args.settings;
+    let opened = Books::open(settings).and_then(|books| Ok((books, results(settings)?)));
+    let (books, results) = match opened {
+        Ok(opened) => opened,
         Err(refusal) => return Ok(refusal.say()),
     };
-    let workers = workers(&args.settings);
-    let mut builder = builder.workers(workers).retries(args.settings.retries);
-    if let Some(timeout) = args.settings.timeout {
-        builder = builder.job_timeout(timeout);
-    }
+    settings.prepare_process()?;
+    let builder = settings.apply(builder).retries(settings.retries);
     let pool = builder.build().context("cannot make a pool")?;
-    let options = Options {
-        workers,
-        keep_order: args.settings.keep_order,
-        // The pool does it.
-        retries: 0,
+    // The pool does retries.
+    let options = Options { retries: 0, ..Options::new(settings) };
+    let work = Calls {
+        described: format!("task `{}`", args.task),
+        task: args.task,
+        worker: args.worker,
+        is_json: settings.json,
+        results,
     };
-    let work =
-        Calls { described: format!("task `{}`", args.task), task: args.task, worker: args.worker };
     batch::run(work, &pool, inputs, options, books, interrupt::events(None)?)
 }
 
@@ -84,7 +89,7 @@ pub(crate) fn tasks(args: &args::Tasks) -> anyhow::Result<u8> {
 
 /// Settings for a pool with these workers; `None`, and the reason said, if there is no such program.
 fn worker_program(worker: &args::Worker) -> Option<ProcessPoolBuilder> {
-    match program::check(worker.program.as_os_str()) {
+    match program::check(worker.program.as_os_str(), None) {
         Ok(()) => Some(ProcessPool::builder().worker_program(&worker.program)),
         Err(message) => {
             report::say(format_args!("--worker: {message}"));
@@ -118,6 +123,9 @@ struct Calls {
     /// The task as messages call it.
     described: String,
     worker: args::Worker,
+    /// Results are printed with their verdicts.
+    is_json: bool,
+    results: Option<Results>,
 }
 
 impl Work for Calls {
@@ -165,14 +173,30 @@ impl Work for Calls {
         }
     }
 
-    fn print(&mut self, _job: &Job, json: Option<String>, _record: &Record) -> io::Result<()> {
-        let Some(json) = json else {
+    fn print(
+        &mut self,
+        _job: &Job,
+        json: Option<String>,
+        record: &Record,
+    ) -> Result<(), Unwritable> {
+        // A `Serialize` that passes JSON through may have line ends in it; in JSON they are white space.
+        let line = json.map(|json| json.replace(['\n', '\r'], " ") + "\n");
+        let printed = match (&line, self.is_json) {
+            (Some(line), false) => line,
+            (None, false) => "",
+            (result, true) => {
+                let json = record.json();
+                let fields = json.strip_suffix('}').unwrap_or(&json);
+                let result = result.as_ref().map_or("null", |line| line.trim_end());
+                &format!("{fields},\"result\":{result}}}\n")
+            }
+        };
+        write_through(&mut io::stdout().lock(), printed.as_bytes()).map_err(Unwritable::Stdout)?;
+        let Some(results) = &self.results else {
             return Ok(());
         };
-        // A `Serialize` that passes JSON through may have line ends in it; in JSON they are white space.
-        let mut line = json.replace(['\n', '\r'], " ");
-        line.push('\n');
-        write_through(&mut io::stdout().lock(), line.as_bytes())
+        let result = line.as_ref().map(|line| line.as_bytes());
+        results.keep_result(record, result).map_err(|error| Unwritable::file(results.dir(), error))
     }
 
     fn size(&self, json: &String) -> usize {

@@ -8,8 +8,12 @@ use std::path::PathBuf;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 
+use crate::lines::LineStream;
+
 /// How much of each stream of a job is kept in memory.
 pub(crate) const INLINE_MAX: usize = 1 << 20;
+/// How much is kept of a stream that is passed on as it comes: for the report of a failure.
+const STREAMED_KEPT: usize = 2048;
 /// How much is read at a time: what a pipe holds.
 const CHUNK: usize = 64 * 1024;
 /// How many chunks are read before the other stream gets its turn.
@@ -31,13 +35,20 @@ pub(crate) struct Capture {
     buffer: Vec<u8>,
     path: PathBuf,
     file: Option<File>,
+    /// Where its lines go as they come, if they do.
+    lines: Option<LineStream>,
 }
 
 impl Capture {
     /// Reads from `pipe`; what is too long for memory goes to a new file at `path`.
-    pub(crate) fn new(pipe: OwnedFd, path: PathBuf) -> io::Result<Capture> {
+    /// With `lines` it goes there instead.
+    pub(crate) fn new(
+        pipe: OwnedFd,
+        path: PathBuf,
+        lines: Option<LineStream>,
+    ) -> io::Result<Capture> {
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Capture { pipe: Some(pipe.into()), buffer: Vec::new(), path, file: None })
+        Ok(Capture { pipe: Some(pipe.into()), buffer: Vec::new(), path, file: None, lines })
     }
 
     /// What to poll; `None` once the stream has ended.
@@ -54,7 +65,14 @@ impl Capture {
             };
             match pipe.read(&mut chunk) {
                 Ok(0) => self.pipe = None,
-                Ok(len) => self.buffer.extend_from_slice(&chunk[..len]),
+                Ok(len) => {
+                    self.buffer.extend_from_slice(&chunk[..len]);
+                    if let Some(lines) = &mut self.lines {
+                        lines.push(&chunk[..len])?;
+                        let gone = self.buffer.len().saturating_sub(STREAMED_KEPT);
+                        self.buffer.drain(..gone);
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -77,10 +95,13 @@ impl Capture {
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> Captured {
-        match self.file {
+    pub(crate) fn finish(mut self) -> io::Result<Captured> {
+        if let Some(lines) = &mut self.lines {
+            lines.finish()?;
+        }
+        Ok(match self.file {
             Some(_) => Captured::Spilled,
             None => Captured::Inline(self.buffer),
-        }
+        })
     }
 }

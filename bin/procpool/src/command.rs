@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::{Capture, Captured};
 use crate::input::Input;
+use crate::lines::{LineStream, StdoutFailed, Streaming};
 use crate::spill::{self, Stream};
 use crate::template::{Place, Template};
 
@@ -35,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) template: Template,
     /// The directory for long output.
     pub(crate) spill: OsString,
+    /// Output is passed on as it comes, and not kept.
+    pub(crate) streaming: Option<Streaming>,
 }
 
 /// One attempt of one job.
@@ -64,6 +67,8 @@ pub(crate) enum Ended {
     NotStarted(String),
     /// Its output could not be kept, so it was killed.
     OutputLost(String),
+    /// Its output could not be passed on to standard output for this reason (errno), so it was killed.
+    StdoutFailed(i32),
 }
 
 static WORKER: OnceLock<Worker> = OnceLock::new();
@@ -141,14 +146,25 @@ pub(crate) fn run_command(order: Order) -> Ran {
         Err(error) => return not_started(&words, &error),
     };
     let dir = PathBuf::from(&worker.setup.spill);
-    let result = Attempt::new(&mut child, &dir, order.number)
+    let lines = |to: Stream| {
+        let tag = match worker.setup.streaming? {
+            Streaming::Tagged => order.input.tag(),
+            Streaming::Untagged => Vec::new(),
+        };
+        Some(LineStream::new(to, tag, &dir))
+    };
+    let result = Attempt::new(&mut child, &dir, order.number, lines)
         .and_then(|attempt| attempt.follow(&mut child, &worker.stop_asked));
     let ran = result.unwrap_or_else(|error| {
         // Nobody reads its output any more, so it must not go on. Errors mean that it has ended already.
         let _ = child.kill();
         let _ = child.wait();
+        let stdout_failed = error.get_ref().and_then(|error| error.downcast_ref::<StdoutFailed>());
         Ran {
-            ended: Ended::OutputLost(format!("its output cannot be kept: {error}")),
+            ended: match stdout_failed {
+                Some(StdoutFailed(errno)) => Ended::StdoutFailed(*errno),
+                None => Ended::OutputLost(format!("its output cannot be kept: {error}")),
+            },
             // What was kept.
             stdout: Captured::Spilled,
             stderr: Captured::Spilled,
@@ -198,15 +214,22 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(child: &mut Child, dir: &std::path::Path, number: u64) -> io::Result<Attempt> {
+    fn new(
+        child: &mut Child,
+        dir: &Path,
+        number: u64,
+        lines: impl Fn(Stream) -> Option<LineStream>,
+    ) -> io::Result<Attempt> {
         let stdout = child.stdout.take().expect("it is piped").into();
         let stderr = child.stderr.take().expect("it is piped").into();
         // The id is the child's: it has not been waited for.
+        let capture =
+            |pipe, stream| Capture::new(pipe, spill::file(dir, number, stream), lines(stream));
         let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         Ok(Attempt {
             ended: pidfd,
-            stdout: Capture::new(stdout, spill::file(dir, number, Stream::Stdout))?,
-            stderr: Capture::new(stderr, spill::file(dir, number, Stream::Stderr))?,
+            stdout: capture(stdout, Stream::Stdout)?,
+            stderr: capture(stderr, Stream::Stderr)?,
             status: None,
         })
     }
@@ -228,7 +251,7 @@ impl Attempt {
             self.stdout.spill()?;
             self.stderr.spill()?;
         }
-        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        let (stdout, stderr) = (self.stdout.finish()?, self.stderr.finish()?);
         Ok(Ran { ended, stdout, stderr, cpu: Duration::ZERO })
     }
 

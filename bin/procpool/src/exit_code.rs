@@ -8,7 +8,7 @@
 //! | 102 | wrong usage: an unknown option, a value that makes no sense, no command |
 //! | 103 | there was no input |
 //! | 104 | the input, or the joblog to resume, could not be read (to its end); jobs read before were run |
-//! | 105 | output (standard output, the joblog) could not be written; the jobs were stopped |
+//! | 105 | output (standard output, the joblog, results) could not be written; the jobs were stopped |
 //! | 106 | procpool could not do its part: workers that do not start, no temporary directory |
 //! | 127 | the command, or the worker program, was not found or is not executable; nothing was run |
 //! | 130 | interrupted before every job was run to its end |

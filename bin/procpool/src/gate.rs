@@ -13,11 +13,26 @@ pub(crate) struct Gate {
     memfree: Option<u64>,
     /// Not before.
     opens_at: Option<Instant>,
+    is_short_of_memory: bool,
+}
+
+/// Why nothing may start now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// When to ask again.
+    pub(crate) until: Instant,
+    /// What a person should be told, once.
+    pub(crate) news: Option<String>,
 }
 
 impl Gate {
     pub(crate) fn new(delay: Option<Duration>, memfree: Option<u64>) -> Gate {
-        Gate { delay: delay.unwrap_or_default(), memfree, opens_at: None }
+        Gate {
+            delay: delay.unwrap_or_default(),
+            memfree,
+            opens_at: None,
+            is_short_of_memory: false,
+        }
     }
 
     /// True if each start is decided on when it is due, so that nothing may be submitted ahead.
@@ -26,13 +41,13 @@ impl Gate {
     }
 
     /// Lets one job start now, or says when to ask again.
-    pub(crate) fn pass(&mut self, now: Instant) -> Result<(), Instant> {
+    pub(crate) fn pass(&mut self, now: Instant) -> Result<(), Wait> {
         self.pass_with(now, available_memory)
     }
 
-    fn pass_with(&mut self, now: Instant, memory: impl Fn() -> Option<u64>) -> Result<(), Instant> {
+    fn pass_with(&mut self, now: Instant, memory: impl Fn() -> Option<u64>) -> Result<(), Wait> {
         if let Some(opens_at) = self.opens_at.filter(|opens_at| now < *opens_at) {
-            return Err(opens_at);
+            return Err(Wait { until: opens_at, news: None });
         }
         // Where it is not told how much there is, nothing can be waited for.
         if let (Some(least), Some(free)) = (self.memfree, self.memfree.and_then(|_| memory()))
@@ -40,8 +55,14 @@ impl Gate {
         {
             let look_at = now + MEMORY_LOOK;
             self.opens_at = Some(look_at);
-            return Err(look_at);
+            let news = (!self.is_short_of_memory).then(|| {
+                let mib = |bytes: u64| bytes >> 20;
+                format!("waiting for memory: {} MiB of {} are available", mib(free), mib(least))
+            });
+            self.is_short_of_memory = true;
+            return Err(Wait { until: look_at, news });
         }
+        self.is_short_of_memory = false;
         self.opens_at = Some(now + self.delay);
         Ok(())
     }
@@ -65,7 +86,10 @@ mod tests {
         let start = Instant::now();
         assert_eq!(gate.pass(start), Ok(()));
         let next = start + Duration::from_secs(2);
-        assert_eq!(gate.pass(start + Duration::from_secs(1)), Err(next));
+        assert_eq!(
+            gate.pass(start + Duration::from_secs(1)),
+            Err(Wait { until: next, news: None })
+        );
         assert_eq!(gate.pass(next), Ok(()));
     }
 
@@ -74,7 +98,7 @@ mod tests {
         let mut gate = Gate::new(None, Some(1000));
         let start = Instant::now();
         let look_at = start + MEMORY_LOOK;
-        assert_eq!(gate.pass_with(start, || Some(999)), Err(look_at));
+        assert_eq!(gate.pass_with(start, || Some(999)).unwrap_err().until, look_at);
         assert_eq!(gate.pass_with(look_at, || Some(1000)), Ok(()));
         assert_eq!(gate.pass_with(look_at, || None), Ok(()));
     }

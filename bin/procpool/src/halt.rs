@@ -125,7 +125,9 @@ mod tests {
     #[test]
     fn rules_count_jobs_or_shares() {
         assert!(!is_reached("now,fail=2", 9, 1, 100) && is_reached("now,fail=2", 0, 2, 100));
-        assert!(!is_reached("soon,success=1", 0, 5, 100) && is_reached("soon,success=1", 1, 0, 100));
+        assert!(
+            !is_reached("soon,success=1", 0, 5, 100) && is_reached("soon,success=1", 1, 0, 100)
+        );
         assert!(!is_reached("soon,done=3", 1, 1, 100) && is_reached("soon,done=3", 2, 1, 100));
         assert!(!is_reached("now,fail=10%", 0, 0, 9) && is_reached("now,fail=10%", 0, 1, 9));
         assert!(!is_reached("now,fail=10%", 50, 1, 11) && is_reached("now,fail=10%", 0, 2, 11));
@@ -136,8 +138,19 @@ mod tests {
     #[test]
     fn what_is_no_rule_is_refused() {
         for text in [
-            "", "now", "now,fail", "later,fail=1", "now,fall=1", "now,fail=0", "now,fail=-1",
-            "now,fail=0%", "now,fail=101%", "now,fail=1.5", "now,fail=1%%", "1", "soon,=1",
+            "",
+            "now",
+            "now,fail",
+            "later,fail=1",
+            "now,fall=1",
+            "now,fail=0",
+            "now,fail=-1",
+            "now,fail=0%",
+            "now,fail=101%",
+            "now,fail=1.5",
+            "now,fail=1%%",
+            "1",
+            "soon,=1",
         ] {
             assert!(text.parse::<Halt>().is_err(), "{text:?}");
         }

@@ -41,6 +41,13 @@ impl Input {
         }
     }
 
+    /// What `--tag` puts before lines.
+    pub(crate) fn tag(&self) -> Vec<u8> {
+        let mut tag = self.joined().into_owned();
+        tag.push(b'\t');
+        tag
+    }
+
     /// Its size in memory, nearly.
     pub(crate) fn len(&self) -> usize {
         self.0.iter().map(|value| value.len()).sum()

@@ -13,7 +13,9 @@ mod work;
 
 mod books;
 mod joblog;
+mod output;
 mod record;
+mod results;
 
 mod input;
 mod source;
@@ -21,12 +23,18 @@ mod source;
 mod interrupt;
 mod program;
 mod report;
+mod settings;
+
+mod gate;
+mod halt;
 
 mod capture;
 mod command;
+mod lines;
 mod quote;
 mod spill;
 mod template;
+mod text;
 
 use std::process::ExitCode;
 

@@ -8,11 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Says why no job can execute the program `name`, if that can be known. A name without a slash is looked
-/// up in PATH, as execvp(3) does.
-pub(crate) fn check(name: &OsStr) -> Result<(), String> {
+/// up in PATH, as execvp(3) does. Jobs start in `workdir`, if there is one.
+pub(crate) fn check(name: &OsStr, workdir: Option<&Path>) -> Result<(), String> {
     let shown = name.display();
     if name.as_bytes().contains(&b'/') {
-        return match is_executable(Path::new(name)) {
+        return match is_executable(&workdir.unwrap_or(Path::new("")).join(name)) {
             Ok(true) => Ok(()),
             Ok(false) => Err(format!("`{shown}` is not an executable file")),
             Err(error) => Err(format!("cannot execute `{shown}`: {error}")),

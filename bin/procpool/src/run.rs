@@ -1,8 +1,6 @@
 //! `procpool run`: a command once for each input.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,9 +14,12 @@ use crate::command::{self, Ended, Order, Ran, Setup};
 use crate::exit_code;
 use crate::input::{Inputs, Lines};
 use crate::interrupt;
+use crate::lines::Streaming;
+use crate::output::{Form, Printer};
 use crate::program;
 use crate::record::{Outcome, Record, Verdict};
-use crate::report::{self, Shown, Unwritable};
+use crate::report::{self, Refusal, Shown, Unwritable};
+use crate::results::Results;
 use crate::source::{Reading, Sources};
 use crate::spill::{Spill, Stream};
 use crate::template::{Place, Reader, Template};
@@ -31,7 +32,7 @@ const ARGUMENT_MAX: usize = 128 * 1024;
 
 /// All of `procpool run`; answers the exit code.
 pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
-    let args::Run { settings, sources, shell, no_run, mut words } = args;
+    let args::Run { settings, sources, shell, no_run, tag, line_buffer, mut words } = args;
     let lines = Lines { end: if sources.null { 0 } else { b'\n' }, len_max: ARGUMENT_MAX as u64 };
     let reading = Reading { lines, colsep: sources.colsep };
     let sources = Sources::take(sources.arg_file, &mut words);
@@ -43,8 +44,14 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
         report::say("standard input (`-`) can be one source only");
         return Ok(exit_code::USAGE);
     }
+    if let Err(message) = settings.check() {
+        report::say(message);
+        return Ok(exit_code::USAGE);
+    }
     let template = Template::new(words, if shell { Reader::Shell } else { Reader::Command });
-    if let Some(Err(message)) = template.fixed_program().map(|name| program::check(&name)) {
+    let workdir = settings.workdir.as_deref();
+    if let Some(Err(message)) = template.fixed_program().map(|name| program::check(&name, workdir))
+    {
         report::say(message);
         return Ok(exit_code::NOT_FOUND);
     }
@@ -58,14 +65,38 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
     if no_run {
         return Ok(show(&template, inputs));
     }
-    let books = match Books::open(&settings) {
-        Ok(books) => books,
+    let opened = Books::open(&settings).and_then(|books| Ok((books, results(&settings)?)));
+    let (books, results) = match opened {
+        Ok(opened) => opened,
         Err(refusal) => return Ok(refusal.say()),
     };
+    let form = match () {
+        () if settings.json => Form::Json,
+        () if line_buffer => Form::Streamed,
+        () if tag => Form::Tagged,
+        () => Form::Plain,
+    };
     let spill = Spill::new().context("cannot make a temporary directory")?;
-    let code = run_batch(template, inputs, books, &settings, &spill);
+    let setup = Setup {
+        template,
+        spill: spill.path().into(),
+        streaming: line_buffer.then_some(if tag { Streaming::Tagged } else { Streaming::Untagged }),
+    };
+    let work = Commands { printer: Printer { form, results, spill: spill.clone() } };
+    let code = run_batch(work, setup, inputs, books, &settings);
     spill.remove();
     code
+}
+
+/// The directory of `--results`, if it is asked for.
+pub(crate) fn results(settings: &args::Settings) -> Result<Option<Results>, Refusal> {
+    let Some(dir) = &settings.results else {
+        return Ok(None);
+    };
+    Results::open(dir).map(Some).map_err(|error| {
+        let message = format!("cannot write into `{}`: {error}", dir.display());
+        Refusal::new(exit_code::OUTPUT, message)
+    })
 }
 
 /// Prints what would be run; answers the exit code.
@@ -96,36 +127,24 @@ fn show(template: &Template, inputs: Inputs) -> u8 {
 }
 
 fn run_batch(
-    template: Template,
+    work: Commands,
+    setup: Setup,
     inputs: Inputs,
     books: Books,
     settings: &args::Settings,
-    spill: &Spill,
 ) -> anyhow::Result<u8> {
     // First of all, so that no signal leaves the directory behind.
-    let events = interrupt::events(Some(spill.clone()))?;
-    let workers = workers(settings);
-    let setup = Setup { template, spill: spill.path().into() };
-    let mut builder = ProcessPool::builder().workers(workers).initializer(command::prepare, setup);
-    if let Some(timeout) = settings.timeout {
-        builder = builder.job_timeout(timeout);
-    }
+    let events = interrupt::events(Some(work.printer.spill.clone()))?;
+    settings.prepare_process()?;
+    let builder = settings.apply(ProcessPool::builder()).initializer(command::prepare, setup);
     let pool = builder.build().context("cannot make a pool")?;
-    let options = Options { workers, keep_order: settings.keep_order, retries: settings.retries };
-    let work = Commands { spill: spill.clone() };
+    let options = Options { retries: settings.retries, ..Options::new(settings) };
     batch::run(work, &pool, inputs, options, books, events)
-}
-
-/// How many jobs run at a time.
-pub(crate) fn workers(settings: &args::Settings) -> usize {
-    settings
-        .jobs
-        .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
 /// The work of `procpool run`.
 struct Commands {
-    spill: Spill,
+    printer: Printer,
 }
 
 impl Work for Commands {
@@ -152,6 +171,8 @@ impl Work for Commands {
                 Verdict { outcome, signal: Some(signal), ..Verdict::failure(message) }
             }
             Ended::NotStarted(message) | Ended::OutputLost(message) => Verdict::failure(message),
+            // What there is to say of it ends the batch.
+            Ended::StdoutFailed(_) => Verdict { error: None, ..Verdict::failure("") },
         }
     }
 
@@ -173,7 +194,7 @@ impl Work for Commands {
     fn discard(&self, job: &Job) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             // The next attempt would overwrite it; it matters only if that one is short.
-            let _ = self.spill.take(job.number, stream);
+            let _ = self.printer.spill.take(job.number, stream);
         }
     }
 
@@ -186,29 +207,21 @@ impl Work for Commands {
             Ok(Ran { stderr: Captured::Inline(bytes), .. }) => {
                 Ok(bytes[bytes.len().saturating_sub(TAIL_MAX)..].to_vec())
             }
-            _ => self.spill.tail(job.number, Stream::Stderr, TAIL_MAX),
+            _ => self.printer.spill.tail(job.number, Stream::Stderr, TAIL_MAX),
         };
         String::from_utf8_lossy(&tail.unwrap_or_default()).into_owned()
     }
 
-    fn print(&mut self, job: &Job, ran: Option<Ran>, _record: &Record) -> io::Result<()> {
+    fn print(&mut self, job: &Job, ran: Option<Ran>, record: &Record) -> Result<(), Unwritable> {
+        if let Some(Ran { ended: Ended::StdoutFailed(errno), .. }) = ran {
+            return Err(Unwritable::Stdout(io::Error::from_raw_os_error(errno)));
+        }
         // A job that was stopped has left what it had written so far.
-        let (stdout, stderr) = match ran {
-            Some(ran) => (ran.stdout, ran.stderr),
-            None => (Captured::Spilled, Captured::Spilled),
+        let pieces = match ran {
+            Some(ran) => [ran.stdout, ran.stderr],
+            None => [Captured::Spilled, Captured::Spilled],
         };
-        let mut out = io::stdout().lock();
-        let result = match stdout {
-            Captured::Inline(bytes) => write_through(&mut out, &bytes),
-            Captured::Spilled => self.copy(job, Stream::Stdout, &mut out),
-        };
-        let mut err = io::stderr().lock();
-        // If standard error is gone, nobody can be told.
-        let _ = match stderr {
-            Captured::Inline(bytes) => err.write_all(&bytes),
-            Captured::Spilled => self.copy(job, Stream::Stderr, &mut err),
-        };
-        result
+        self.printer.print(job, pieces, record)
     }
 
     fn size(&self, ran: &Ran) -> usize {
@@ -222,24 +235,6 @@ impl Work for Commands {
     fn name(&self, job: &Job) -> String {
         format!("job {} (input {})", job.number, Shown(&job.input.joined()))
     }
-}
-
-impl Commands {
-    fn copy(&self, job: &Job, stream: Stream, to: &mut impl Write) -> io::Result<()> {
-        match self.spill.take(job.number, stream) {
-            Ok(Some(mut file)) => copy_through(&mut file, to),
-            Ok(None) => Ok(()),
-            Err(error) => {
-                report::say(format_args!("{}: its output is lost: {error}", self.name(job)));
-                Ok(())
-            }
-        }
-    }
-}
-
-fn copy_through(file: &mut File, to: &mut impl Write) -> io::Result<()> {
-    io::copy(file, to)?;
-    to.flush()
 }
 
 /// Whole outputs are written at once, and not held back for the next.

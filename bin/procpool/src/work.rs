@@ -1,12 +1,12 @@
 //! What `run` and `call` each know of their jobs, and the [batch](crate::batch) does not.
 
-use std::io;
 use std::time::Duration;
 
 use procpool::{JobError, JobFuture, ProcessPool};
 
 use crate::input::Input;
 use crate::record::{Record, Verdict};
+use crate::report::Unwritable;
 
 /// What a batch does with its inputs.
 pub(crate) trait Work {
@@ -38,8 +38,13 @@ pub(crate) trait Work {
     /// The end of what a job has said on standard error, while it has not been printed.
     fn stderr_tail(&self, job: &Job, result: &Result<Self::Value, JobError>) -> String;
 
-    /// Prints the output of a job that was run. Errors are those of standard output.
-    fn print(&mut self, job: &Job, value: Option<Self::Value>, record: &Record) -> io::Result<()>;
+    /// Prints the output of a job that was run.
+    fn print(
+        &mut self,
+        job: &Job,
+        value: Option<Self::Value>,
+        record: &Record,
+    ) -> Result<(), Unwritable>;
 
     /// The memory that a value takes.
     fn size(&self, value: &Self::Value) -> usize;
@@ -60,4 +65,11 @@ pub(crate) enum Next<V> {
 pub(crate) struct Job {
     pub(crate) number: u64,
     pub(crate) input: Input,
+}
+
+impl Job {
+    /// What `--tag` puts before its lines.
+    pub(crate) fn tag(&self) -> Vec<u8> {
+        self.input.tag()
+    }
 }

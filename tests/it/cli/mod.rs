@@ -4,6 +4,7 @@ mod call;
 mod commands;
 mod inputs;
 mod joblog;
+mod options;
 mod outputs;
 mod parallel;
 mod signals;

@@ -46,7 +46,7 @@ fn sources_and_placeholders_give_what_gnu_parallel_gives() {
         let dir = TempDir::new();
         fs::write(dir.path().join("A"), "a\nb c\n\nd").unwrap();
         fs::write(dir.path().join("B"), "1\n2\n3\n").unwrap();
-        let cases: [(&[&str], &str); 26] = [
+        let cases: [(&[&str], &str); 33] = [
             (&["echo", ":::", "a", "b c", "$HOME", "it's", "*"], ""),
             (&["echo"], "a\n  b  c \n\nd"),
             (
@@ -85,6 +85,44 @@ fn sources_and_placeholders_give_what_gnu_parallel_gives() {
             (&["-C", "[ \t]+", "echo", "{3}{2}{1}"], "a b\t c\nd  e f\n"),
             (&["--colsep", ",", "echo", "{1}", "{2}", "{3}", ":::", "a,b", "c,d", ":::", "X"], ""),
             (&["--colsep", "\\.", "echo", "{2}", ":::", "a.b", "c.d"], ""),
+            (&["--tag", "echo", ":::", "a", "b", ":::", "1", "2"], ""),
+            (&["--tag", "printf '{1}\\n\\n{2}'", ":::", "a", "b", ":::+", "1", "2"], ""),
+            (&["--timeout", "1", "echo {}; sleep {}", ":::", "0", "9"], ""),
+            (&["--retries", "2", "echo {}; false", ":::", "0", "9"], ""),
+            (
+                &[
+                    "-j1",
+                    "--halt",
+                    "soon,fail=1",
+                    "echo {}; exit {}",
+                    ":::",
+                    "0",
+                    "0",
+                    "1",
+                    "0",
+                    "1",
+                ],
+                "",
+            ),
+            (
+                &[
+                    "-j1",
+                    "--halt",
+                    "now,success=2",
+                    "echo {}; exit {}",
+                    ":::",
+                    "1",
+                    "0",
+                    "1",
+                    "0",
+                    "1",
+                ],
+                "",
+            ),
+            (
+                &["-j1", "--halt", "soon,fail=50%", "echo {}; exit {}", ":::", "1", "0", "1", "0"],
+                "",
+            ),
         ];
         for (args, input) in cases {
             let theirs: Vec<&str> = ["-k"].iter().chain(args).copied().collect();

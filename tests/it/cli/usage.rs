@@ -9,7 +9,7 @@ use crate::support::{TempDir, test};
 #[test]
 fn wrong_usage_is_named_in_one_line() {
     test(|| {
-        let cases: [(&[&str], &str); 16] = [
+        let cases: [(&[&str], &str); 28] = [
             (&["run"], "COMMAND"),
             (&["run", ":::", "a"], "no command"),
             (&["run", "--bogus", "echo", ":::", "a"], "--bogus"),
@@ -23,6 +23,18 @@ fn wrong_usage_is_named_in_one_line() {
             (&["run", "--colsep", "(", "echo", ":::", "a"], "--colsep"),
             (&["run", "--colsep", "x*", "echo", ":::", "a"], "--colsep"),
             (&["run", "--resume-failed", "echo", ":::", "a"], "--resume-failed"),
+            (&["run", "--halt", "now", "echo", ":::", "a"], "--halt"),
+            (&["run", "--halt", "soon,fail=200%", "echo", ":::", "a"], "--halt"),
+            (&["run", "--delay", "x", "echo", ":::", "a"], "--delay"),
+            (&["run", "--memfree", "lots", "echo", ":::", "a"], "--memfree"),
+            (&["run", "--nice", "-5", "echo", ":::", "a"], "-5"),
+            (&["run", "--nice", "40", "echo", ":::", "a"], "--nice"),
+            (&["run", "--env", "A", "echo", ":::", "a"], "--env"),
+            (&["run", "--workdir", "/no/such/dir", "echo", ":::", "a"], "/no/such/dir"),
+            (&["run", "--workdir", "/dev/null", "echo", ":::", "a"], "--workdir"),
+            (&["run", "--json", "--tag", "echo", ":::", "a"], "--tag"),
+            (&["run", "-k", "--line-buffer", "echo", ":::", "a"], "--line-buffer"),
+            (&["call", "--tag", "--worker", "x", "some::task"], "--tag"),
             (&["call", "some::task"], "--worker"),
             (&["tasks", "--worker"], "--worker"),
             (&["replay"], "replay"),

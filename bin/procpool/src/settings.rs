@@ -1,0 +1,49 @@
+//! What the settings of `run` and `call` mean for their pool.
+
+use std::thread;
+
+use anyhow::Context;
+use procpool::ProcessPoolBuilder;
+
+use crate::args::Settings;
+
+impl Settings {
+    /// How many jobs run at a time.
+    pub(crate) fn workers(&self) -> usize {
+        self.jobs
+            .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// The pool that they ask for.
+    pub(crate) fn apply(&self, builder: ProcessPoolBuilder) -> ProcessPoolBuilder {
+        let mut builder = builder.workers(self.workers());
+        if let Some(timeout) = self.timeout {
+            builder = builder.job_timeout(timeout);
+        }
+        if let Some(dir) = &self.workdir {
+            builder = builder.current_dir(dir);
+        }
+        for (name, value) in &self.env {
+            builder = builder.env(name, value);
+        }
+        builder
+    }
+
+    /// Changes this process, from which workers inherit. Call it before the pool is made.
+    pub(crate) fn prepare_process(&self) -> anyhow::Result<()> {
+        if let Some(increment) = self.nice {
+            rustix::process::nice(increment.into()).context("cannot change the nice value")?;
+        }
+        Ok(())
+    }
+
+    /// Says which setting cannot hold.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.workdir {
+            Some(dir) if !dir.is_dir() => {
+                Err(format!("--workdir: `{}` is not a directory", dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
