@@ -20,6 +20,7 @@ mod crash;
 mod events;
 mod examples;
 mod faults;
+mod fork_server;
 mod held_up;
 mod life;
 mod limits;

@@ -13,7 +13,7 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ impl Forker {
         Forker { tid, robust: (result == 0).then_some(robust) }
     }
 
-    /// Forks a worker off this process. `birth` is where the kernel notes its id before it runs.
+    /// Forks a worker off this process. `birth` is where the kernel notes its id, as a C int, before it runs.
     ///
     /// In the worker: it leads a process group of its own, and is no fork of a host ([`fork`](crate::fork)).
     ///
@@ -78,10 +78,9 @@ impl Forker {
         if thread_count()? > 1 {
             return Err(io::Error::new(io::ErrorKind::Deadlock, "a fork server has one thread"));
         }
-        birth.store(0, Ordering::SeqCst);
         match self.clone_process(birth)? {
             0 => {
-                self.mend()?;
+                self.mend();
                 Ok(Side::Worker)
             }
             pid => Ok(Side::Server(pid as u32)),
@@ -129,15 +128,15 @@ impl Forker {
     }
 
     /// Puts right in the child what a plain copy of the server gets wrong.
-    fn mend(&self) -> io::Result<()> {
+    fn mend(&self) {
         if let Some(RobustList { head, len }) = self.robust {
             // The kernel has forgotten it for the child. An error would leave it forgotten.
             // SAFETY: the copy of the list that this very thread had registered in the server.
             unsafe { libc::syscall(libc::SYS_set_robust_list, head, len) };
         }
         watch::settle();
-        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-        Ok(())
+        // The host does so too: whoever comes first, no signal for one group ever reaches the other.
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     }
 }
 

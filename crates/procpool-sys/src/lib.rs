@@ -16,4 +16,5 @@ pub mod mapping;
 pub mod sealed;
 pub mod spawn;
 pub mod stack;
+pub mod title;
 pub mod worker;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! black box   what the worker is doing: ticket, phase, element, since when; what it has not published yet
-//! control     what the pool asks: stop this ticket
+//! control     what the pool asks: stop this ticket; which slot it is; a fork server notes its last child
 //! positions   of the two rings, and who sleeps and wants a bell
 //! progress    the latest progress report of a job
 //! panic       the record of a panic that the process did not survive
@@ -59,6 +59,9 @@ const PANIC_TICKET: usize = 5;
 const PANIC_LEN: usize = 6;
 const PENDING_AT: usize = 7;
 const STOP: usize = 8;
+const SLOT: usize = 9;
+const BIRTH_NUMBER: usize = 10;
+const BIRTH: usize = 11;
 const JOBS_TAIL: usize = 16;
 const JOBS_HEAD: usize = 24;
 const RESULTS_TAIL: usize = 32;
@@ -287,6 +290,34 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     /// Worker: `ticket` has taken its context and may look at the stop flag.
     pub fn set_cooperative(&self, ticket: Ticket) {
         self.word(COOPERATIVE).store(ticket.word(), Ordering::Relaxed);
+    }
+
+    /// Pool: the slot that the worker fills. Said before its first job is sent.
+    pub fn set_slot(&self, slot: u32) {
+        self.word(SLOT).store(u64::from(slot), Ordering::Relaxed);
+    }
+
+    /// The slot that the worker fills. It is there once a job is.
+    #[inline]
+    pub fn slot(&self) -> u32 {
+        self.word(SLOT).load(Ordering::Relaxed) as u32
+    }
+
+    /// Fork server: the word in which the kernel shall note the id of its next child, the `number`th, before that
+    /// runs. So the pool learns of one whose birth the server does not live to tell.
+    pub fn next_birth(&self, number: u64) -> &AtomicU64 {
+        self.word(BIRTH).store(0, Ordering::Release);
+        self.word(BIRTH_NUMBER).store(number, Ordering::Release);
+        self.word(BIRTH)
+    }
+
+    /// Pool, after a fork server's death: the id of its `number`th child, if it was born.
+    pub fn newborn(&self, number: u64) -> Option<u32> {
+        let begun = self.word(BIRTH_NUMBER).load(Ordering::Acquire) == number;
+        // The kernel writes half a word, as a C int.
+        let [a, b, c, d, ..] = self.word(BIRTH).load(Ordering::Acquire).to_ne_bytes();
+        let pid = u32::from_ne_bytes([a, b, c, d]);
+        (begun && pid != 0).then_some(pid)
     }
 
     /// Pool: ask the job of `ticket` to stop.

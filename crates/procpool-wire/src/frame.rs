@@ -43,6 +43,10 @@ pub enum FrameKind {
     /// Either way: sealed memory that need not be kept (pool to worker), or that could not be (worker to
     /// pool); a [`Forget`](crate::attach::Forget).
     Forget = 9,
+    /// Pool to fork server: fork a worker, which gets the descriptors that come beside this. No body.
+    Fork = 10,
+    /// Fork server to pool: what came of the oldest request; a [`Forked`](crate::handshake::Forked).
+    Forked = 11,
 }
 
 impl FrameKind {
@@ -57,6 +61,8 @@ impl FrameKind {
             7 => FrameKind::Attach,
             8 => FrameKind::Uses,
             9 => FrameKind::Forget,
+            10 => FrameKind::Fork,
+            11 => FrameKind::Forked,
             _ => return None,
         })
     }
@@ -66,10 +72,11 @@ impl FrameKind {
             FrameKind::Setup | FrameKind::Payload => u64::MAX,
             FrameKind::Ready
             | FrameKind::StartFailed
+            | FrameKind::Forked
             | FrameKind::Attach
             | FrameKind::Uses
             | FrameKind::Forget => SMALL_BODY_MAX,
-            FrameKind::Bell | FrameKind::Bye => 0,
+            FrameKind::Bell | FrameKind::Bye | FrameKind::Fork => 0,
         }
     }
 }

@@ -39,13 +39,33 @@ pub enum Form {
     Json,
 }
 
-/// The first frame on a control channel, from pool to worker.
+/// What a process is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It runs jobs.
+    Worker,
+    /// It forks workers.
+    ForkServer,
+}
+
+/// What came of a request to fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forked {
+    /// A worker with this process id.
+    Born(u32),
+    /// Nothing: the system's error number.
+    Refused(i32),
+}
+
+/// The first frame on a control channel, from pool to worker or fork server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
+    /// What the process is started for.
+    pub role: Role,
     /// The build id of the pool's own image, if the worker must be the same one.
     pub build_id: Option<Vec<u8>>,
-    /// The slot that the worker fills.
-    pub slot: u32,
+    /// The slot that the worker fills, if that is known yet. The shared memory has it with the first job.
+    pub slot: Option<u32>,
     /// How many pools the worker stands within.
     pub depth: u32,
     /// The pool's process, which the worker must still have as its parent.
@@ -54,7 +74,7 @@ pub struct Setup {
     pub stack_size: u64,
     /// The longest result, in bytes.
     pub payload_limit: Option<u64>,
-    /// Run once before the first job: what, and its encoded argument.
+    /// Run once before the first job, or the first fork: what, and its encoded argument.
     pub initializer: Option<(Target, Vec<u8>)>,
     /// The sealed memory that its argument refers to; it is attached in frames that follow.
     pub initializer_uses: Vec<u64>,
@@ -71,6 +91,8 @@ pub enum StartFault {
     OtherBuild,
     /// The initializer returned an error or panicked: its message.
     Initializer(String),
+    /// The same of what the fork server was to load.
+    Preload(String),
     /// Anything else, as a sentence.
     Other(String),
 }

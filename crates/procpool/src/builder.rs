@@ -12,6 +12,7 @@ use std::time::Duration;
 use procpool_sys::image::Function;
 use procpool_sys::spawn::Environment;
 use procpool_wire::elements;
+use procpool_wire::handshake::Role;
 use procpool_wire::limits::WorkerLimits;
 
 use crate::Error;
@@ -67,6 +68,24 @@ pub enum Output {
     Capture,
 }
 
+/// How workers come into being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartMethod {
+    /// Each is the program, executed again. The default.
+    Spawn,
+    /// The program is executed once, loads what [`preload`](ProcessPoolBuilder::preload) says, and is then
+    /// forked for each worker, in about a tenth of a millisecond. What was loaded is shared by all of them until
+    /// one of them writes to it.
+    ///
+    /// The fork server has one thread and does nothing but fork, so a fork finds no lock held. Workers are
+    /// direct children of the host (clone(2), `CLONE_PARENT`), and die with it, not with the server; a server
+    /// that dies is replaced. Their environment, other than their working directory, is that of the server's
+    /// start. Random numbers: what the preload has seeded is the same in every worker; the keys of hash maps
+    /// that a job makes are not.
+    ForkServer,
+}
+
 /// How a pool is shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -83,6 +102,8 @@ pub enum Shutdown {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) workers: usize,
+    pub(crate) start_method: StartMethod,
+    pub(crate) preload: Option<Initializer>,
     pub(crate) initializer: Option<Initializer>,
     pub(crate) max_jobs_per_worker: Option<u64>,
     pub(crate) idle_timeout: Option<Duration>,
@@ -104,7 +125,17 @@ pub(crate) struct Settings {
     pub(crate) pin_cpus: bool,
 }
 
-/// An initializer, its argument encoded.
+impl Settings {
+    /// What runs at the start of a process with this role.
+    pub(crate) fn initializer_of(&self, role: Role) -> Option<&Initializer> {
+        match role {
+            Role::Worker => self.initializer.as_ref(),
+            Role::ForkServer => self.preload.as_ref(),
+        }
+    }
+}
+
+/// An initializer, or what is to be preloaded, its argument encoded.
 #[derive(Debug)]
 pub(crate) struct Initializer {
     pub(crate) function: Function,
@@ -127,6 +158,8 @@ impl ProcessPoolBuilder {
     pub(crate) fn new() -> ProcessPoolBuilder {
         let settings = Settings {
             workers: 0,
+            start_method: StartMethod::Spawn,
+            preload: None,
             initializer: None,
             max_jobs_per_worker: None,
             idle_timeout: None,
@@ -166,15 +199,44 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// How workers come into being. Default: [`StartMethod::Spawn`].
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.settings.start_method = method;
+        self
+    }
+
+    /// Runs `f(arg)` once in the [fork server](StartMethod::ForkServer), before the first worker is forked off it,
+    /// and again if it has to be replaced. What it leaves in memory every worker has from birth, shared until
+    /// somebody writes to it. Descriptors that it leaves open are open in every worker.
+    ///
+    /// A panic or an `Err` breaks the start of the server, as does a thread that is left running: no worker would
+    /// have it. Such a start counts against [`restart_limit`](Self::restart_limit), and has
+    /// [`start_timeout`](Self::start_timeout) like that of a worker. It runs on the main thread, whose stack
+    /// [`stack_size`](Self::stack_size) does not change.
+    pub fn preload<A: Data, R: InitResult>(mut self, f: fn(A) -> R, arg: A) -> Self {
+        self.settings.preload = Some(self.at_start("preload", f, &arg));
+        self
+    }
+
     /// Runs `f(arg)` once in every worker before its first job. A panic or an `Err` breaks the start of
     /// the worker, which counts against [`restart_limit`](Self::restart_limit).
     pub fn initializer<A: Data, R: InitResult>(mut self, f: fn(A) -> R, arg: A) -> Self {
+        self.settings.initializer = Some(self.at_start("initializer", f, &arg));
+        self
+    }
+
+    fn at_start<A: Data, R: InitResult>(
+        &mut self,
+        setting: &str,
+        f: fn(A) -> R,
+        arg: &A,
+    ) -> Initializer {
         let mut encoded = Vec::new();
         let mut attached = Collected::default();
-        let result = session::collect(&mut attached, || encode_argument(&arg, None, &mut encoded));
+        let result = session::collect(&mut attached, || encode_argument(arg, None, &mut encoded));
         self.check(result.is_ok(), || {
             let cause = result.as_ref().map_or_else(ToString::to_string, |()| String::new());
-            format!("initializer: {cause}")
+            format!("{setting}: {cause}")
         });
         let argument =
             elements::split_first(&encoded).map_or(&[][..], |(_, bytes, _)| bytes).to_vec();
@@ -182,12 +244,10 @@ impl ProcessPoolBuilder {
         if let Ok(image) = init::image() {
             let signature = type_name::<fn(A) -> R>();
             self.check(image.offsets(function).is_some(), || {
-                format!("initializer: a function outside the main image ({signature}) cannot be called in a worker")
+                format!("{setting}: a function outside the main image ({signature}) cannot be called in a worker")
             });
         }
-        let attachments = attached.into_list();
-        self.settings.initializer = Some(Initializer { function, argument, attachments });
-        self
+        Initializer { function, argument, attachments: attached.into_list() }
     }
 
     /// Replaces a worker after it has run this many jobs. A chunk of a `map` counts as one. 0 is an error.
@@ -323,9 +383,17 @@ impl ProcessPoolBuilder {
         if let Some(fault) = self.fault {
             return Err(Error::setting(fault));
         }
-        if self.settings.worker_program.is_some() && self.settings.initializer.is_some() {
+        if self.settings.worker_program.is_some()
+            && (self.settings.initializer.is_some() || self.settings.preload.is_some())
+        {
             return Err(Error::setting(
-                "initializer: another program's workers cannot call this program's functions",
+                "initializer, preload: another program's workers cannot call this program's functions",
+            ));
+        }
+        if self.settings.preload.is_some() && self.settings.start_method != StartMethod::ForkServer
+        {
+            return Err(Error::setting(
+                "preload: there is no fork server to load anything (StartMethod::ForkServer)",
             ));
         }
         self.settings.workers = match self.workers {

@@ -79,7 +79,6 @@ pub(crate) use hub::Hub;
 /// Something that happened in a pool. Its text is one line, with control characters escaped.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "a failed job is told of once, and kept nowhere")]
 pub enum Event {
     /// Workers cannot be started: the jobs that waited for one have ended, and no more are accepted.
     #[non_exhaustive]
@@ -114,11 +113,12 @@ pub enum Event {
         /// How long its start took.
         after: Duration,
     },
-    /// A worker could not be started, or ended before it was ready, or was not ready in time.
+    /// A worker could not be started, or ended before it was ready, or was not ready in time. The same of the
+    /// [fork server](crate::StartMethod::ForkServer).
     #[non_exhaustive]
     StartFailed {
-        /// The index that the worker would have.
-        worker: usize,
+        /// The index that the worker would have; `None` of a process that has none.
+        worker: Option<usize>,
         /// Why, in words.
         cause: String,
         /// How long the pool waits before it starts a worker again; `None`: it is ending or broken.
@@ -338,7 +338,12 @@ impl fmt::Display for Event {
                 write!(f, "worker {worker} (pid {pid}) is ready after {after:?}")
             }
             Event::StartFailed { worker, cause, retry_in } => {
-                write!(f, "worker {worker} was not started: {}", Escaped(cause))?;
+                match worker {
+                    Some(worker) => {
+                        write!(f, "worker {worker} was not started: {}", Escaped(cause))?
+                    }
+                    None => write!(f, "a process was not started: {}", Escaped(cause))?,
+                }
                 match retry_in {
                     Some(wait) => write!(f, "; next try in {wait:?}"),
                     None => Ok(()),

@@ -21,7 +21,7 @@ fn word(event: &Event) -> String {
         Event::PoolEnded { .. } => "pool ended".into(),
         Event::WorkerStarting { worker, .. } => format!("{worker} starting"),
         Event::WorkerReady { worker, .. } => format!("{worker} ready"),
-        Event::StartFailed { worker, .. } => format!("{worker} not started"),
+        Event::StartFailed { worker: Some(worker), .. } => format!("{worker} not started"),
         Event::WorkerStopping { worker, stage, .. } => format!("{worker} {stage:?}"),
         Event::WorkerFault { worker, .. } => format!("{worker} fault"),
         Event::WorkerEnded { worker, end, job: Some(_), .. } => {

@@ -93,7 +93,8 @@ impl Supervisor {
         self.after_dispatch(&mut dispatch);
         drop(dispatch);
         self.complete(completions);
-        self.events.push(Event::Exited(slot, start_cause(slot, pid, exit, fault, &tail)));
+        let who = format!("worker {slot}");
+        self.events.push(Event::Exited(slot, start_cause(&who, pid, exit, fault, &tail)));
     }
 }
 

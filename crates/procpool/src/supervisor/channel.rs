@@ -128,7 +128,6 @@ pub(crate) enum Link {
 impl PoolChannel {
     pub(crate) fn new(
         slot: usize,
-        pid: u32,
         memory: Mapping,
         fd: OwnedFd,
         quota: Option<u64>,
@@ -137,7 +136,7 @@ impl PoolChannel {
         end.want_bell(true);
         PoolChannel {
             slot,
-            pid,
+            pid: 0,
             end,
             stream: Stream::from(UnixStream::from(fd)),
             decoder: Decoder::default(),
@@ -263,7 +262,17 @@ impl PoolChannel {
     /// Sends the first frame, with the descriptor of the shared memory beside it, and of the standard
     /// output that the worker shall have if it was started without.
     pub(crate) fn send_setup(&mut self, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let bytes = frame::frame(FrameKind::Setup, body);
+        self.send_frame_with(FrameKind::Setup, body, fds)
+    }
+
+    /// Sends a frame with descriptors beside its first byte.
+    pub(crate) fn send_frame_with(
+        &mut self,
+        kind: FrameKind,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let bytes = frame::frame(kind, body);
         let sent = channel::send_with_fds(self.stream.as_fd(), &bytes, fds)?;
         self.outgoing.push_back(Outgoing::Frame(bytes, sent));
         self.flush();
@@ -629,6 +638,17 @@ impl PoolChannel {
             }
             self.end.block().ask_to_stop(ticket);
         }
+    }
+
+    /// After a fork server's death: its last child, the `number`th, if that was born.
+    pub(crate) fn newborn(&self, number: u64) -> Option<u32> {
+        self.end.block().newborn(number)
+    }
+
+    /// The process at the other end is there, and fills this slot.
+    pub(crate) fn move_in(&mut self, slot: usize, pid: u32) {
+        (self.slot, self.pid) = (slot, pid);
+        self.end.block().set_slot(slot as u32);
     }
 
     /// The progress that the job of a ticket has reported.

@@ -4,9 +4,14 @@
 //! does between `Ready` and its end is the [dispatch](super::dispatch)'s affair. The states are drawn in
 //! README.md beside this file.
 
+mod server;
+
 use std::collections::VecDeque;
 
 use super::slot::{Slot, Stage};
+use crate::builder::StartMethod;
+use server::Server;
+pub(crate) use server::ServerEvent;
 
 /// After a worker died before it was ready, the next start waits so long; twice as long after each more.
 const BACKOFF_FIRST_NS: u64 = 10_000_000;
@@ -22,6 +27,7 @@ const STORM_NS: u64 = 10_000_000_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     pub(crate) slots: usize,
+    pub(crate) start_method: StartMethod,
     pub(crate) start_timeout_ns: u64,
     pub(crate) grace_ns: u64,
     pub(crate) restart_limit: u32,
@@ -45,6 +51,10 @@ pub(crate) enum Event {
     Unused(usize),
     /// The worker's process has ended and is reaped; what is known of the cause.
     Exited(usize, String),
+    /// The worker was not asked for: the fork server is gone or going.
+    Unborn(usize),
+    /// Something has happened to the fork server.
+    Server(ServerEvent),
     /// The worker broke the rules.
     Faulty(usize),
     /// The worker's job shall stop.
@@ -84,6 +94,12 @@ pub(crate) enum Manner {
 pub(crate) enum Action {
     /// Start a worker.
     Spawn(usize),
+    /// Start the fork server.
+    StartServer,
+    /// Tell the fork server to exit.
+    DismissServer,
+    /// SIGKILL to the fork server's group.
+    KillServer,
     /// Tell the worker to exit.
     Bye(usize),
     /// SIGTERM to the worker's group.
@@ -93,7 +109,12 @@ pub(crate) enum Action {
     /// The worker takes jobs again.
     Resume(usize),
     /// Nothing to do, but to tell: a worker was not started, why, and when the next one may be.
-    StartFailed { slot: usize, cause: String, retry_at: Option<u64> },
+    StartFailed {
+        /// `None`: the fork server.
+        slot: Option<usize>,
+        cause: String,
+        retry_at: Option<u64>,
+    },
     /// No worker can be started: the first cause.
     Break(String),
     /// Nothing is left and nothing will come.
@@ -115,6 +136,8 @@ enum Life {
 pub(crate) struct Machine {
     policy: Policy,
     slots: Vec<Slot>,
+    /// If workers are forked.
+    server: Option<Server>,
     life: Life,
     /// Workers that are wanted besides those that live.
     demand: usize,
@@ -138,6 +161,7 @@ impl Machine {
     pub(crate) fn new(policy: Policy) -> Machine {
         let slots = vec![Slot::Empty; policy.slots];
         Machine {
+            server: (policy.start_method == StartMethod::ForkServer).then(Server::new),
             policy,
             slots,
             life: Life::Open,
@@ -170,8 +194,10 @@ impl Machine {
                 let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
                 if let Slot::Starting { give_up_at } = before {
                     match trouble {
-                        Trouble::Shortage => self.shortage(slot, give_up_at, cause, now, out),
-                        Trouble::Lasting => self.start_death(slot, give_up_at, cause, now, out),
+                        Trouble::Shortage => self.shortage(Some(slot), give_up_at, cause, now, out),
+                        Trouble::Lasting => {
+                            self.start_death(Some(slot), give_up_at, cause, now, out)
+                        }
                     }
                 }
             }
@@ -192,7 +218,7 @@ impl Machine {
             Event::StartFailed(slot, cause) => {
                 if let Slot::Starting { give_up_at } = self.slots[slot] {
                     self.kill(slot, out);
-                    self.start_death(slot, give_up_at, cause, now, out);
+                    self.start_death(Some(slot), give_up_at, cause, now, out);
                 }
             }
             Event::Unused(slot) => {
@@ -204,13 +230,17 @@ impl Machine {
                 let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
                 match before {
                     Slot::Starting { give_up_at } => {
-                        self.start_death(slot, give_up_at, cause, now, out);
+                        self.start_death(Some(slot), give_up_at, cause, now, out);
                     }
                     // Nobody told it to go: the pool shall be as strong as it was.
                     Slot::Serving => self.demand = self.demand.max(self.starting() + 1),
                     Slot::Empty | Slot::Stopping(_) => {}
                 }
             }
+            Event::Unborn(slot) => {
+                self.unborn(slot);
+            }
+            Event::Server(event) => self.handle_server(event, now, out),
             Event::Faulty(slot) => {
                 if self.slots[slot] != Slot::Empty {
                     self.kill(slot, out);
@@ -255,13 +285,16 @@ impl Machine {
                             Slot::Empty | Slot::Stopping(_) => {}
                         }
                     }
+                    self.dismiss_server(now, out);
                 }
             }
         }
         self.expire(now, out);
         self.start_workers(now, out);
         self.warming_up &= self.slots.iter().any(|slot| *slot != Slot::Serving);
-        if self.life == Life::Drained && self.slots.iter().all(|slot| *slot == Slot::Empty) {
+        let nobody = self.slots.iter().all(|slot| *slot == Slot::Empty)
+            && self.server().is_none_or(|server| server == Slot::Empty);
+        if self.life == Life::Drained && nobody {
             self.life = Life::Finished;
             out.push(Action::Finished);
         }
@@ -271,7 +304,7 @@ impl Machine {
     pub(crate) fn deadline(&self) -> Option<u64> {
         let start =
             (self.to_start() > 0 && self.slots.contains(&Slot::Empty)).then_some(self.start_at());
-        self.slots.iter().filter_map(Slot::deadline).chain(start).min()
+        self.slots.iter().filter_map(Slot::deadline).chain(self.server_deadline(start)).min()
     }
 
     /// How many more workers should be starting, as soon as the back-off allows.
@@ -313,6 +346,9 @@ impl Machine {
             return;
         }
         let to_start = self.to_start();
+        if !self.may_start(to_start, now, out) {
+            return;
+        }
         let give_up_at = now.saturating_add(self.policy.start_timeout_ns);
         let empty = self.slots.iter_mut().enumerate().filter(|(_, slot)| **slot == Slot::Empty);
         for (index, slot) in empty.take(to_start) {
@@ -323,7 +359,7 @@ impl Machine {
 
     fn start_death(
         &mut self,
-        slot: usize,
+        slot: Option<usize>,
         give_up_at: u64,
         cause: String,
         now: u64,
@@ -351,14 +387,14 @@ impl Machine {
         let deaths = self.start_deaths.len() as u32;
         self.back_off(deaths - 1, now);
         self.rest(now);
-        self.fail_start(slot, cause, deaths >= self.policy.restart_limit, out);
+        self.fail_start(slot, cause, deaths >= self.policy.restart_limit, now, out);
     }
 
     /// The system cannot start a worker now. Nobody died of it, so it has no part in the restart limit;
     /// but a pool without any worker cannot wait for ever.
     fn shortage(
         &mut self,
-        slot: usize,
+        slot: Option<usize>,
         give_up_at: u64,
         cause: String,
         now: u64,
@@ -373,14 +409,21 @@ impl Machine {
         let short_for = now.saturating_sub(since);
         // Waits as long again as it has waited so far, within bounds.
         self.not_before = now + short_for.clamp(BACKOFF_FIRST_NS, BACKOFF_MAX_NS);
-        self.fail_start(slot, cause, short_for >= self.policy.start_timeout_ns, out);
+        self.fail_start(slot, cause, short_for >= self.policy.start_timeout_ns, now, out);
     }
 
     /// Tells of a failed start, and gives up if that was too much.
-    fn fail_start(&mut self, slot: usize, cause: String, too_much: bool, out: &mut Vec<Action>) {
+    fn fail_start(
+        &mut self,
+        slot: Option<usize>,
+        cause: String,
+        too_much: bool,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
         let at = out.len();
         if too_much {
-            self.break_down(out);
+            self.break_down(now, out);
         }
         let retry_at = (self.life == Life::Open).then_some(self.start_at());
         // Before what follows from it.
@@ -393,7 +436,7 @@ impl Machine {
     }
 
     /// Gives up, unless a worker lives: then its jobs are safe, and the trouble may pass.
-    fn break_down(&mut self, out: &mut Vec<Action>) {
+    fn break_down(&mut self, now: u64, out: &mut Vec<Action>) {
         let lives =
             |slot: &Slot| matches!(slot, Slot::Serving | Slot::Stopping(Stage::Asked { .. }));
         if self.life != Life::Open || self.slots.iter().any(lives) {
@@ -405,6 +448,7 @@ impl Machine {
                 self.kill(slot, out);
             }
         }
+        self.dismiss_server(now, out);
         out.push(Action::Break(self.first_cause.take().unwrap_or_default()));
     }
 
@@ -439,13 +483,14 @@ impl Machine {
 
     /// Does what is due by now.
     fn expire(&mut self, now: u64, out: &mut Vec<Action>) {
+        self.expire_server(now, out);
         for slot in 0..self.slots.len() {
             match self.slots[slot] {
                 Slot::Starting { give_up_at } if now >= give_up_at => {
                     self.kill(slot, out);
                     let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                     self.start_death(
-                        slot,
+                        Some(slot),
                         give_up_at,
                         format!("a worker was not ready after {timeout:?} (start_timeout)"),
                         now,

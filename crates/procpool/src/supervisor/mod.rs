@@ -18,6 +18,7 @@ pub(crate) mod channel;
 mod cpu_limit;
 pub(crate) mod dispatch;
 pub(crate) mod entry;
+mod fork_server;
 mod idle;
 mod index_set;
 mod lines;
@@ -48,6 +49,7 @@ use callbacks::CallbackThreads;
 use channel::{Harvest, Link, PoolChannel};
 use dispatch::{Dispatch, Request};
 use entry::Completion;
+use fork_server::ForkServer;
 use idle::IdleWatch;
 use machine::{Action, Event, Machine, Policy};
 use notes::Notes;
@@ -138,6 +140,13 @@ struct Worker {
     started_ns: u64,
 }
 
+impl Worker {
+    fn new(process: Process, tap: Arc<Tap>) -> Worker {
+        let started_ns = clock::monotonic_ns();
+        Worker { process, tap, hung_up_at: None, writing: false, started_ns }
+    }
+}
+
 pub(crate) struct Supervisor {
     inner: Arc<Inner>,
     machine: Machine,
@@ -146,6 +155,7 @@ pub(crate) struct Supervisor {
     workers: Vec<Option<Worker>>,
     /// If idle workers leave.
     idle: Option<IdleWatch>,
+    server: Option<ForkServer>,
     /// Slots whose results are looked for without being asked to.
     hot: Vec<usize>,
     buffer: Vec<u8>,
@@ -171,23 +181,29 @@ enum Token {
     Wake,
     Channel(usize),
     Process(usize),
+    ServerChannel,
+    ServerProcess,
 }
 
 impl Token {
     fn event(self, flags: EpollFlags) -> EpollEvent {
         let data = match self {
             Token::Wake => 0,
-            Token::Channel(slot) => (slot as u64) << 2 | 1,
-            Token::Process(slot) => (slot as u64) << 2 | 2,
+            Token::Channel(slot) => (slot as u64) << 3 | 1,
+            Token::Process(slot) => (slot as u64) << 3 | 2,
+            Token::ServerChannel => 3,
+            Token::ServerProcess => 4,
         };
         EpollEvent::new(flags, data)
     }
 
     fn of(event: &EpollEvent) -> Token {
-        let slot = (event.data() >> 2) as usize;
-        match event.data() & 3 {
+        let slot = (event.data() >> 3) as usize;
+        match event.data() & 7 {
             1 => Token::Channel(slot),
             2 => Token::Process(slot),
+            3 => Token::ServerChannel,
+            4 => Token::ServerProcess,
             _ => Token::Wake,
         }
     }
@@ -204,6 +220,7 @@ impl Supervisor {
         let (restart_limit, restart_window) = settings.restart_limit;
         let machine = Machine::new(Policy {
             slots: settings.workers,
+            start_method: settings.start_method,
             start_timeout_ns: nanoseconds(settings.start_timeout),
             grace_ns: nanoseconds(settings.grace),
             restart_limit,
@@ -242,6 +259,7 @@ impl Supervisor {
             stderr,
             workers,
             idle,
+            server: None,
             hot: Vec::new(),
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
@@ -275,7 +293,9 @@ impl Supervisor {
 
     /// How long to sleep: until something is due.
     fn timeout(&self) -> EpollTimeout {
-        let hangup = self.workers.iter().flatten().filter_map(|worker| worker.hung_up_at).min();
+        let server = self.server.as_ref().map(|server| &server.worker);
+        let processes = self.workers.iter().flatten().chain(server);
+        let hangup = processes.filter_map(|worker| worker.hung_up_at).min();
         let due = [
             self.machine.deadline(),
             hangup.map(|at| at + HANGUP_GRACE_NS),
@@ -407,6 +427,7 @@ impl Supervisor {
         // An interrupted wait is one that found nothing.
         let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
         let mut deaths = Vec::new();
+        let mut server_death = false;
         for event in &ready[..count] {
             match Token::of(event) {
                 Token::Wake => {
@@ -414,12 +435,18 @@ impl Supervisor {
                 }
                 Token::Channel(slot) => self.read(slot),
                 Token::Process(slot) => deaths.push(slot),
+                Token::ServerChannel => self.read_server(),
+                Token::ServerProcess => server_death = true,
             }
+        }
+        if server_death {
+            self.bury_server();
         }
         for slot in deaths {
             self.bury(slot);
         }
         self.check_hangups();
+        self.check_server_hangup();
         self.answer_requests();
         self.handle_events();
         let now = clock::monotonic_ns();
@@ -543,6 +570,9 @@ impl Supervisor {
                     self.events.push(Event::SpawnFailed(slot, trouble_of(&error), cause));
                 }
             }
+            Action::StartServer => self.start_server(),
+            Action::DismissServer => self.dismiss_server(),
+            Action::KillServer => self.kill_server(),
             Action::Bye(slot) => {
                 self.note_stop(slot, StopStage::Leave, None);
                 let mut dispatch = self.inner.dispatch();
@@ -564,8 +594,9 @@ impl Supervisor {
                 let fault = dispatch.channel(slot).and_then(|channel| channel.fault.clone());
                 drop(dispatch);
                 self.note_stop(slot, StopStage::Kill, fault);
-                if let Some(worker) = &self.workers[slot] {
-                    worker.process.kill_group();
+                match &self.workers[slot] {
+                    Some(worker) => worker.process.kill_group(),
+                    None => self.renounce(slot),
                 }
             }
             Action::Resume(slot) => {

@@ -68,7 +68,7 @@ impl Supervisor {
     /// Notes that a worker was not started, and when the next one will be.
     pub(super) fn note_failed_start(
         &mut self,
-        worker: usize,
+        worker: Option<usize>,
         cause: String,
         retry_at: Option<u64>,
     ) {

@@ -102,16 +102,15 @@ pub(super) fn status_of(exit: Exit) -> Status {
     }
 }
 
-/// The sentence for a worker that ended before it was ready.
+/// The sentence for a process that ended before it was ready.
 pub(super) fn start_cause(
-    slot: usize,
+    who: &str,
     pid: u32,
     exit: Exit,
     fault: Option<String>,
     tail: &str,
 ) -> String {
-    let mut cause =
-        format!("worker {slot} (pid {pid}) ended before it was ready: {}", status_of(exit));
+    let mut cause = format!("{who} (pid {pid}) ended before it was ready: {}", status_of(exit));
     if let Some(fault) = fault {
         cause.push_str(&format!("; {fault}"));
     }

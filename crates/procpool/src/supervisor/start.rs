@@ -11,11 +11,11 @@ use std::sync::Arc;
 use nix::libc;
 use nix::sys::epoll::EpollFlags;
 use procpool_sys::spawn::{self, Program};
-use procpool_sys::{channel as sockets, clock, limits, mapping};
+use procpool_sys::{channel as sockets, limits, mapping};
 use procpool_wire::block::BLOCK_WORDS;
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
-use procpool_wire::handshake::{Setup, StartFault, Target};
+use procpool_wire::handshake::{Role, Setup, StartFault, Target};
 use procpool_wire::limits::WorkerLimits;
 
 use super::channel::PoolChannel;
@@ -25,53 +25,112 @@ use super::stderr::Tap;
 use super::{Supervisor, Token, Worker};
 use crate::attachments::Forgets;
 use crate::attachments::carrier::Carrier;
+use crate::builder::{Initializer, StartMethod};
 use crate::events;
 use crate::nesting;
 
+/// What a process of the pool needs before it is there.
+pub(super) struct Cradle {
+    /// The slot that it is for, if it is for one.
+    pub(super) slot: usize,
+    /// The pool's end; the setup is on its way.
+    pub(super) channel: PoolChannel,
+    pub(super) tap: Arc<Tap>,
+    /// The process's ends of its control channel and of its standard error.
+    pub(super) ends: [OwnedFd; 2],
+}
+
 impl Supervisor {
+    /// Starts a worker, or asks the fork server for one.
     pub(super) fn spawn(&mut self, slot: usize) -> io::Result<()> {
-        let (tap, stderr) = self.stderr.open(slot)?;
-        self.spawn_with(slot, &tap, stderr).inspect_err(|_| {
-            self.stderr.close(&tap);
-        })
+        let method = self.inner.settings.start_method;
+        let cradle = self.make_cradle(slot, Role::Worker, method)?;
+        match method {
+            StartMethod::Spawn => {
+                let (worker, channel) = self.execute(&format!("procpool-worker {slot}"), cradle)?;
+                self.move_in(slot, worker, channel)
+            }
+            StartMethod::ForkServer => {
+                self.ask_for(cradle);
+                Ok(())
+            }
+        }
     }
 
-    fn spawn_with(&mut self, slot: usize, tap: &Arc<Tap>, stderr: OwnedFd) -> io::Result<()> {
+    pub(super) fn make_cradle(
+        &mut self,
+        slot: usize,
+        role: Role,
+        method: StartMethod,
+    ) -> io::Result<Cradle> {
+        let (tap, stderr) = self.stderr.open()?;
         let settings = &self.inner.settings;
-        let (ours, theirs) = sockets::pair()?;
-        let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
+        let setup = self.setup(role, (role == Role::Worker).then_some(slot));
+        let channel = || {
+            let (ours, control) = sockets::pair()?;
+            let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
+            let mut channel = PoolChannel::new(slot, memory, ours, settings.max_jobs_per_worker);
+            let wake: Arc<dyn Forgets> = Arc::clone(&self.inner.wake) as _;
+            channel.set_who_forgets(Arc::downgrade(&wake));
+            let stdout = io::stdout();
+            let fds = [memory_fd.as_fd(), stdout.as_fd()];
+            // The same program has the host's standard output already, and a forked one its server's.
+            let lacks_stdout = settings.worker_program.is_some() && method == StartMethod::Spawn;
+            channel.send_setup(&setup, if lacks_stdout { &fds } else { &fds[..1] })?;
+            if let Some(initializer) = settings.initializer_of(role) {
+                channel.attach(&initializer.attachments);
+                channel.flush();
+            }
+            Ok((channel, control))
+        };
+        match channel() {
+            Ok((channel, control)) => Ok(Cradle { slot, channel, tap, ends: [control, stderr] }),
+            Err(error) => {
+                self.stderr.close(&tap);
+                Err(error)
+            }
+        }
+    }
+
+    /// Executes the program of the pool.
+    pub(super) fn execute(&self, name: &str, cradle: Cradle) -> io::Result<(Worker, PoolChannel)> {
+        let settings = &self.inner.settings;
         let program = match &settings.worker_program {
             Some(path) => Program::Other(path.clone()),
             None => Program::SameImage(self.inner.image),
         };
-        let name = worker_name(slot, &program);
-        let (process, _) =
-            spawn::spawn(&program, &name, &settings.environment, theirs, stderr, None)?;
-        self.stderr.watch(tap, process.id())?;
-        let mut channel =
-            PoolChannel::new(slot, process.id(), memory, ours, settings.max_jobs_per_worker);
-        let wake: Arc<dyn Forgets> = Arc::clone(&self.inner.wake) as _;
-        channel.set_who_forgets(Arc::downgrade(&wake));
-        let stdout = io::stdout();
-        let fds = [memory_fd.as_fd(), stdout.as_fd()];
-        // The same program has the host's standard output already.
-        let fds = if settings.worker_program.is_some() { &fds[..] } else { &fds[..1] };
-        match channel.send_setup(&self.setup(slot), fds) {
-            // It has ended already, and its exit status and last words tell more than this error.
-            Err(error) if is_hangup(&error) => {}
-            result => result?,
+        let name = full_name(name, &program);
+        let Cradle { channel, tap, ends: [control, stderr], .. } = cradle;
+        match spawn::spawn(&program, &name, &settings.environment, control, stderr, None) {
+            Ok((process, _)) => Ok((Worker::new(process, tap), channel)),
+            Err(error) => {
+                self.stderr.close(&tap);
+                Err(error)
+            }
         }
-        if let Some(initializer) = &settings.initializer {
-            channel.attach(&initializer.attachments);
-            channel.flush();
-        }
+    }
+
+    /// Takes charge of a slot's new process.
+    pub(super) fn move_in(
+        &mut self,
+        slot: usize,
+        worker: Worker,
+        mut channel: PoolChannel,
+    ) -> io::Result<()> {
+        channel.move_in(slot, worker.process.id());
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        self.epoll.add(channel.fd(), Token::Channel(slot).event(flags))?;
-        self.epoll.add(process.pidfd(), Token::Process(slot).event(EpollFlags::EPOLLIN))?;
-        let tap = Arc::clone(tap);
-        let pid = process.id();
-        let started_ns = clock::monotonic_ns();
-        let worker = Worker { process, tap, hung_up_at: None, writing: false, started_ns };
+        let token = Token::Process(slot).event(EpollFlags::EPOLLIN);
+        let pid = worker.process.id();
+        let watched = self
+            .epoll
+            .add(channel.fd(), Token::Channel(slot).event(flags))
+            .and_then(|()| self.epoll.add(worker.process.pidfd(), token))
+            .map_err(io::Error::from)
+            .and_then(|()| self.stderr.watch(&worker.tap, pid, Some(slot)));
+        if let Err(error) = watched {
+            self.stderr.close(&worker.tap);
+            return Err(error);
+        }
         self.workers[slot] = Some(worker);
         self.notes.add(events::Event::WorkerStarting { worker: slot, pid });
         let inner = Arc::clone(&self.inner);
@@ -81,34 +140,38 @@ impl Supervisor {
         Ok(())
     }
 
-    fn setup(&self, slot: usize) -> Vec<u8> {
+    /// The first frame for a process of the pool. The slot is not known of every worker.
+    pub(super) fn setup(&self, role: Role, slot: Option<usize>) -> Vec<u8> {
         let settings = &self.inner.settings;
-        let initializer = settings.initializer.as_ref().and_then(|initializer| {
-            // The builder has checked that it is in the image.
-            let (run, function) = self.inner.image.offsets(initializer.function)?;
-            Some((Target::Offset { run, function }, initializer.argument.clone()))
-        });
+        let initializer = settings.initializer_of(role);
+        // What a preload needs is not limited by what workers may use.
+        let limits = match role {
+            Role::Worker => {
+                let cpu = slot.and_then(|slot| self.cpu_of(slot));
+                WorkerLimits { cpu, ..settings.limits.clone() }
+            }
+            Role::ForkServer => WorkerLimits::default(),
+        };
         let setup = Setup {
+            role,
             build_id: settings
                 .worker_program
                 .is_none()
                 .then(|| self.inner.image.build_id().to_vec()),
-            slot: slot as u32,
+            slot: slot.map(|slot| slot as u32),
             depth: nesting::below(),
             host: process::id(),
             stack_size: settings.stack_size as u64,
             payload_limit: settings.payload_limit,
-            initializer,
-            initializer_uses: settings
-                .initializer
-                .as_ref()
-                .map(|initializer| Carrier::numbers(&initializer.attachments))
+            initializer: initializer.and_then(|it| self.target(it)),
+            initializer_uses: initializer
+                .map(|it| Carrier::numbers(&it.attachments))
                 .unwrap_or_default(),
             current_dir: settings
                 .current_dir
                 .as_deref()
                 .map(|dir| dir.as_os_str().as_bytes().to_vec()),
-            limits: WorkerLimits { cpu: self.cpu_of(slot), ..settings.limits.clone() },
+            limits,
         };
         let mut body = Vec::new();
         // The type is ours and always encodes.
@@ -127,6 +190,12 @@ impl Supervisor {
         Some(cpus[slot % cpus.len()])
     }
 
+    pub(super) fn target(&self, initializer: &Initializer) -> Option<(Target, Vec<u8>)> {
+        // The builder has checked that it is in the image.
+        let (run, function) = self.inner.image.offsets(initializer.function)?;
+        Some((Target::Offset { run, function }, initializer.argument.clone()))
+    }
+
     /// Takes what a starting worker says.
     pub(super) fn take_start_frame(&mut self, slot: usize, frame: &Frame) {
         let is_starting = matches!(self.machine.slot(slot), Slot::Starting { .. });
@@ -140,19 +209,7 @@ impl Supervisor {
                 self.inner.changed.notify_all();
             }
             FrameKind::StartFailed if is_starting => {
-                let cause = match codec::decode::<StartFault>(&frame.body) {
-                    Ok(StartFault::OtherBuild) => {
-                        "the executable was replaced by another build while the program ran"
-                            .to_owned()
-                    }
-                    Ok(StartFault::Initializer(message)) => {
-                        format!("the initializer failed: {message}")
-                    }
-                    Ok(StartFault::Other(message)) => {
-                        format!("worker {slot} cannot start: {message}")
-                    }
-                    Err(_) => format!("worker {slot} cannot start, and cannot say why"),
-                };
+                let cause = cause_of(&format!("worker {slot}"), &frame.body);
                 self.events.push(Event::StartFailed(slot, cause));
             }
             kind => {
@@ -166,9 +223,18 @@ impl Supervisor {
         }
     }
 }
-/// True if the other end of a channel is closed.
-fn is_hangup(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+
+/// Why a process of the pool says that it cannot start.
+pub(super) fn cause_of(who: &str, body: &[u8]) -> String {
+    match codec::decode::<StartFault>(body) {
+        Ok(StartFault::OtherBuild) => {
+            "the executable was replaced by another build while the program ran".to_owned()
+        }
+        Ok(StartFault::Initializer(message)) => format!("the initializer failed: {message}"),
+        Ok(StartFault::Preload(message)) => format!("the preload failed: {message}"),
+        Ok(StartFault::Other(message)) => format!("{who} cannot start: {message}"),
+        Err(_) => format!("{who} cannot start, and cannot say why"),
+    }
 }
 
 /// Whether a failed start is worth another try.
@@ -182,12 +248,12 @@ pub(super) fn trouble_of(error: &io::Error) -> Trouble {
 }
 
 /// What `ps` shows.
-fn worker_name(slot: usize, program: &Program<'_>) -> OsString {
+fn full_name(name: &str, program: &Program<'_>) -> OsString {
     let path = match program {
         Program::Other(path) => path.clone(),
         Program::SameImage(_) => std::env::current_exe().unwrap_or_default(),
     };
-    let mut name = OsString::from(format!("procpool-worker {slot} of "));
+    let mut name = OsString::from(format!("{name} of "));
     name.push(path.file_name().unwrap_or(Path::new("?").as_os_str()));
     name
 }

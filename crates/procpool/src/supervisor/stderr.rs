@@ -51,8 +51,11 @@ struct Shared {
 /// One worker's standard error.
 pub(crate) struct Tap {
     pipe: std::fs::File,
-    worker: usize,
-    /// The worker's process, known before anything is read.
+    /// Its place among the taps that are read.
+    key: OnceLock<usize>,
+    /// The worker's slot, if it has one: what others write is no worker's line.
+    worker: OnceLock<usize>,
+    /// The process, known before anything is read.
     pid: OnceLock<u32>,
     kept: Mutex<Kept>,
 }
@@ -88,34 +91,39 @@ impl StderrReader {
         Ok(StderrReader { shared, ask, thread: Some(thread) })
     }
 
-    /// Makes a pipe for the worker of `slot`: the tap to keep and the end to pass on.
-    pub(crate) fn open(&self, slot: usize) -> io::Result<(Arc<Tap>, OwnedFd)> {
+    /// Makes a pipe for a process: the tap to keep and the end to pass on.
+    pub(crate) fn open(&self) -> io::Result<(Arc<Tap>, OwnedFd)> {
         let (read, write) = pipe()?;
-        let (pid, kept) = (OnceLock::new(), Mutex::default());
-        Ok((Arc::new(Tap { pipe: read.into(), worker: slot, pid, kept }), write))
+        let tap = Tap {
+            pipe: read.into(),
+            key: OnceLock::new(),
+            worker: OnceLock::new(),
+            pid: OnceLock::new(),
+            kept: Mutex::default(),
+        };
+        Ok((Arc::new(tap), write))
     }
 
-    /// Begins to read what the worker writes, which is this process.
-    pub(crate) fn watch(&self, tap: &Arc<Tap>, pid: u32) -> io::Result<()> {
-        let slot = tap.worker;
-        // Nobody else sets it.
-        let _ = tap.pid.set(pid);
+    /// Begins to read what this process writes, the worker of a slot or none.
+    pub(crate) fn watch(&self, tap: &Arc<Tap>, pid: u32, slot: Option<usize>) -> io::Result<()> {
+        tap.settle(slot);
         let mut taps = self.shared.taps();
-        if taps.len() <= slot {
-            taps.resize_with(slot + 1, || None);
-        }
-        taps[slot] = Some(Arc::clone(tap));
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
+        let key = taps.iter().position(Option::is_none).unwrap_or(taps.len());
+        // Nobody else sets these two.
+        let _ = tap.pid.set(pid);
+        let _ = tap.key.set(key);
+        let len = taps.len().max(key + 1);
+        taps.resize_with(len, || None);
+        taps[key] = Some(Arc::clone(tap));
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, key as u64);
         self.shared.epoll.add(tap.pipe.as_fd(), event)?;
         Ok(())
     }
 
     /// The worker has ended: its last words.
     pub(crate) fn close(&self, tap: &Arc<Tap>) -> String {
-        if let Some(known) = self.shared.taps().get_mut(tap.worker)
-            && known.as_ref().is_some_and(|known| Arc::ptr_eq(known, tap))
-        {
-            *known = None;
+        if let Some(key) = tap.key.get() {
+            self.shared.taps()[*key] = None;
         }
         let _ = self.shared.epoll.delete(tap.pipe.as_fd());
         let mut buffer = vec![0; READ_MAX];
@@ -148,6 +156,14 @@ impl Drop for StderrReader {
 }
 
 impl Tap {
+    /// The process fills this slot from now on.
+    pub(crate) fn settle(&self, slot: Option<usize>) {
+        if let Some(slot) = slot {
+            // It fills one in its life.
+            let _ = self.worker.set(slot);
+        }
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,11 +219,11 @@ impl Telling<'_> {
         if inner.settings.stderr != Output::Capture || !inner.hub.wants(Level::INFO) {
             return None;
         }
-        let pid = *tap.pid.get()?;
+        let (worker, pid) = (*tap.worker.get()?, *tap.pid.get()?);
         let dispatch = inner.dispatch();
-        let channel = dispatch.channel(tap.worker).filter(|channel| channel.pid == pid);
+        let channel = dispatch.channel(worker).filter(|channel| channel.pid == pid);
         let job = channel.and_then(|channel| Some(channel.running()?.1.cell.id));
-        Some(Telling { inner, worker: tap.worker, pid, job, for_log: Vec::new() })
+        Some(Telling { inner, worker, pid, job, for_log: Vec::new() })
     }
 
     fn tell(&mut self, line: String, whole: bool) {

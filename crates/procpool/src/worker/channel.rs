@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use interprocess::os::unix::uds_local_socket::Stream;
 use procpool_sys::{channel, worker};
 use procpool_wire::codec;
-use procpool_wire::frame::{self, Decoder, Frame, FrameKind};
+use procpool_wire::frame::{self, Decoder, Frame, FrameKind, HEADER_LEN};
 use procpool_wire::handshake::Setup;
 
 use crate::attachments::carrier::Carrier;
@@ -39,6 +39,15 @@ pub(super) struct Payload {
 pub(super) enum Word {
     /// Look at the shared memory.
     Look,
+    /// Exit.
+    Bye,
+}
+
+/// What the pool wants of a fork server.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Fork a worker with these descriptors.
+    Fork(Vec<OwnedFd>),
     /// Exit.
     Bye,
 }
@@ -145,6 +154,36 @@ impl WorkerChannel {
             }
         }
         word.expect("the loop ends with one")
+    }
+
+    /// Closes this copy of a channel, and leaves what came over it as it is: dropping values writes to memory that
+    /// a forked worker shares with its server.
+    pub(super) fn abandon(self) {
+        mem::forget((self.carrier, self.payloads));
+    }
+
+    /// Waits for the pool's next word to a fork server.
+    pub(super) fn next_request(&mut self) -> Request {
+        let mut fds = Vec::new();
+        loop {
+            // A frame's header at a time, so that the descriptors of one request never come with another's.
+            let piece = &mut self.buffer[..HEADER_LEN];
+            let len = match channel::receive_with_fds(self.stream.as_fd(), piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(received) if received.len > 0 => {
+                    fds.extend(received.fds);
+                    received.len
+                }
+                _ => worker::kill_group(),
+            };
+            match self.decoder.feed(&mut &self.buffer[..len]) {
+                Ok(None) => {}
+                Ok(Some(frame)) if frame.kind == FrameKind::Fork => return Request::Fork(fds),
+                Ok(Some(frame)) if frame.kind == FrameKind::Bye => return Request::Bye,
+                // The pool sends nothing else.
+                Ok(Some(_)) | Err(_) => worker::kill_group(),
+            }
+        }
     }
 
     /// The next argument that did not fit into the shared memory.

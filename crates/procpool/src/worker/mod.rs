@@ -2,11 +2,12 @@
 //!
 //! The main thread sets the process up and then waits for the host's death; a second thread, with the
 //! stack that the pool asks for, runs the jobs. [`runtime`] is the loop and the trampolines, [`hook`]
-//! catches what panics say, [`channel`] is the worker's end of the control channel. Nothing here knows
-//! pools or futures.
+//! catches what panics say, [`channel`] is the worker's end of the control channel, [`fork_server`] the process
+//! that workers are forked off. Nothing here knows pools or futures.
 
 mod channel;
 mod fault;
+mod fork_server;
 mod hook;
 mod limits;
 mod runtime;
@@ -21,16 +22,17 @@ use std::thread;
 
 use procpool_sys::image::{Image, SameBuild};
 use procpool_sys::mapping::{self, Mapping};
+use procpool_sys::title::Title;
 use procpool_sys::{stack, worker};
 use procpool_wire::block::{BLOCK_WORDS, Block, Ticket};
 use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
-use procpool_wire::handshake::{Form, Setup, StartFault, Target};
+use procpool_wire::handshake::{Form, Role, Setup, StartFault, Target};
 
-use crate::attachments::List;
 use crate::{init, nesting};
 use channel::WorkerChannel;
 pub(crate) use fault::{leaked_of, panic_of, recorded_error};
+pub(crate) use fork_server::NAME as FORK_SERVER_NAME;
 pub(crate) use runtime::{Initializing, run_function, run_initializer, run_json};
 
 /// The exit code of a worker that could not even say why it cannot start.
@@ -65,16 +67,26 @@ impl SharedBlock {
 
 /// Runs this process as a worker to its end.
 pub(crate) fn serve() -> ! {
-    let mut channel = match worker::enter().and_then(WorkerChannel::new) {
-        Ok(channel) => channel,
+    match worker::enter().and_then(WorkerChannel::new) {
+        Ok(channel) => live(channel, None),
         Err(error) => give_up(&format!("cannot become a worker: {error}")),
-    };
+    }
+}
+
+/// From the setup on. A forked worker has a title to set, since its arguments are its fork server's.
+fn live(mut channel: WorkerChannel, title: Option<Title>) -> ! {
     let (setup, fds) = match channel.receive_setup() {
         Ok(received) => received,
         Err(error) => give_up(&format!("no setup from the pool: {error}")),
     };
+    if let Some(title) = title {
+        fork_server::set_title(title, setup.slot);
+    }
     match prepare(&setup, fds) {
-        Ok(start) => run(start, setup, channel),
+        Ok(start) => match setup.role {
+            Role::Worker => run(start, setup, channel),
+            Role::ForkServer => fork_server::serve(start, setup, channel),
+        },
         Err(fault) => fail(&mut channel, &fault),
     }
 }
@@ -91,7 +103,7 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     nesting::note(setup.depth);
     worker::die_with(setup.host)
         .map_err(|error| other("cannot follow the host in death", error))?;
-    worker::set_thread_name(&format!("procpool-w{}", setup.slot));
+    worker::set_thread_name(&thread_name(setup));
     let image = init::image_of_worker().map_err(|error| {
         let cause =
             std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
@@ -121,9 +133,18 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     Ok(Start { image, same_build, memory })
 }
 
+/// What `top` shows. Both threads of a worker have one name.
+fn thread_name(setup: &Setup) -> String {
+    match (&setup.role, setup.slot) {
+        (Role::ForkServer, _) => "procpool-fork".into(),
+        (Role::Worker, Some(slot)) => format!("procpool-w{slot}"),
+        (Role::Worker, None) => "procpool-spare".into(),
+    }
+}
+
 fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
     let host = setup.host;
-    let name = format!("procpool-w{}", setup.slot);
+    let name = thread_name(&setup);
     let stack = usize::try_from(setup.stack_size).unwrap_or(usize::MAX);
     let jobs = thread::Builder::new()
         .name(name)
@@ -144,31 +165,30 @@ fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
     hook::install(&block);
     // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
     let _ = stack::report_overflow();
-    if let Some((target, argument)) = &setup.initializer
-        && let Err(message) = {
-            let attachments = channel.arrived(&setup.initializer_uses);
-            initialize(start.image, start.same_build, target, argument, attachments)
-        }
-    {
+    if let Err(message) = initialize(start.image, start.same_build, &setup, &mut channel) {
         fail(&mut channel, &StartFault::Initializer(message));
     }
     channel.send(FrameKind::Ready, &[]);
     runtime::serve(start.image, start.same_build, &setup, &block, channel)
 }
 
+/// Runs the initializer, or what a fork server is to load.
 fn initialize(
     image: &Image,
     same_build: Option<SameBuild>,
-    target: &Target,
-    argument: &[u8],
-    attachments: List,
+    setup: &Setup,
+    channel: &mut WorkerChannel,
 ) -> Result<(), String> {
+    let Some((target, argument)) = &setup.initializer else {
+        return Ok(());
+    };
+    let attachments = channel.arrived(&setup.initializer_uses);
     let function = match (target, same_build) {
         (Target::Offset { run, function }, Some(proof)) => image.receive(proof, *run, *function),
         _ => None,
     };
-    let function = function.ok_or("the initializer is not a function of this program")?;
-    let mut initializing = Initializing::new(argument.to_vec(), Some(Arc::clone(&attachments)));
+    let function = function.ok_or("it is not a function of this program")?;
+    let mut initializing = Initializing::new(argument.clone(), Some(Arc::clone(&attachments)));
     function.run(&mut initializing);
     // The first job that is given the same value finds it decoded.
     attachments.iter().flatten().for_each(|attachment| attachment.keep_value());

@@ -40,7 +40,6 @@ pub(crate) struct Running {
     end: WorkerEnd<Mapping>,
     block: Arc<SharedBlock>,
     channel: WorkerChannel,
-    slot: u32,
     payload_limit: Option<u64>,
     header: JobHeader,
     /// Name and elements of the job.
@@ -107,7 +106,6 @@ pub(super) fn serve(
         end: WorkerEnd::new(Block::clone(&block.block)),
         block: Arc::clone(block),
         channel,
-        slot: setup.slot,
         payload_limit: setup.payload_limit,
         header,
         body: Vec::new(),
@@ -211,7 +209,7 @@ impl Running {
         self.record_first = header.first;
         let job = JobId::from_number(header.job);
         let _context =
-            Context::in_worker(job, header.attempt, self.slot as usize, &self.block, header.ticket)
+            Context::in_worker(job, header.attempt, self.slot(), &self.block, header.ticket)
                 .enter();
         if header.name_len == 0 {
             match same_build.and_then(|proof| image.receive(proof, header.run, header.function)) {
@@ -224,6 +222,10 @@ impl Running {
         }
         self.end.set_phase(0, Phase::Idle);
         self.attachments = None;
+    }
+
+    fn slot(&self) -> usize {
+        self.block.block.slot() as usize
     }
 
     fn run_named(&mut self, name: &str) {
@@ -552,7 +554,7 @@ pub(crate) struct Initializing {
 
 impl Initializing {
     pub(super) fn new(argument: Vec<u8>, attachments: Option<List>) -> Initializing {
-        Initializing { argument, attachments, result: Err("the initializer did not run".into()) }
+        Initializing { argument, attachments, result: Err("it did not run".into()) }
     }
 }
 

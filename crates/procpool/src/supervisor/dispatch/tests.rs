@@ -114,7 +114,8 @@ impl World {
         let (ours, theirs) = sockets::pair().unwrap();
         let (memory, _) = mapping::create(BLOCK_WORDS).unwrap();
         let pid = 1 + slot as u32;
-        let channel = PoolChannel::new(slot, pid, memory.clone(), ours, None);
+        let mut channel = PoolChannel::new(slot, memory.clone(), ours, None);
+        channel.move_in(slot, pid);
         self.dispatch.add_worker(channel);
         self.workers[slot] = Some(FakeWorker {
             end: WorkerEnd::new(Block::new(memory)),

@@ -2,6 +2,7 @@
 
 mod examples;
 mod random;
+mod server;
 
 use super::*;
 
@@ -20,6 +21,11 @@ struct Process {
 struct World {
     machine: Machine,
     processes: Vec<Option<Process>>,
+    server: Option<Process>,
+    /// Starts of the fork server.
+    servers: usize,
+    /// The start of the fork server was refused, which the machine does not know yet.
+    server_refused: bool,
     /// Slots whose start was refused, which the machine does not know yet.
     refused: Vec<usize>,
     /// The same, of the batch that is being told to it.
@@ -43,6 +49,9 @@ impl World {
         World {
             processes: (0..policy.slots).map(|_| None).collect(),
             machine: Machine::new(policy),
+            server: None,
+            servers: 0,
+            server_refused: false,
             refused: Vec::new(),
             batch: Vec::new(),
             now: SECOND,
@@ -74,10 +83,13 @@ impl World {
                     self.done.push(action);
                 }
             }
-            if self.refused.is_empty() {
+            actions = Vec::new();
+            if std::mem::take(&mut self.server_refused) {
+                let event = ServerEvent::SpawnFailed(self.trouble, "refused".into());
+                self.machine.handle(Event::Server(event), self.now, &mut actions);
+            } else if self.refused.is_empty() {
                 return;
             }
-            actions = Vec::new();
             self.batch = std::mem::take(&mut self.refused);
             for slot in self.batch.clone() {
                 let event = Event::SpawnFailed(slot, self.trouble, "refused".into());
@@ -89,7 +101,28 @@ impl World {
     fn act(&mut self, action: &Action) {
         assert!(!self.finished, "{action:?} after the end");
         match action {
+            Action::StartServer => {
+                assert!(self.server.is_none() && self.broken.is_none());
+                self.servers += 1;
+                self.server = Some(Process::default());
+                if self.refusals > 0 {
+                    self.refusals -= 1;
+                    self.server = None;
+                    self.server_refused = true;
+                }
+            }
+            Action::DismissServer => {
+                let server = self.server.as_mut().expect("there is a server to dismiss");
+                assert!(server.ready && !server.told_to_leave && !server.killed);
+                server.told_to_leave = true;
+            }
+            Action::KillServer => {
+                let server = self.server.as_mut().expect("there is a server to kill");
+                assert!(!server.killed, "the server is killed twice");
+                server.killed = true;
+            }
             Action::Spawn(slot) => {
+                assert!(self.forks(), "there is nobody to fork slot {slot}");
                 assert!(self.processes[*slot].is_none(), "slot {slot} has a process");
                 assert!(self.broken.is_none(), "a broken pool starts nothing");
                 self.spawns += 1;
@@ -128,9 +161,35 @@ impl World {
                 self.broken = Some(cause.clone());
             }
             Action::Finished => {
-                assert!(self.processes.iter().all(Option::is_none));
+                assert!(self.processes.iter().all(Option::is_none) && self.server.is_none());
                 self.finished = true;
             }
+        }
+    }
+
+    /// True if workers can come into being.
+    fn forks(&self) -> bool {
+        let ready = |server: &Process| server.ready && !server.killed && !server.told_to_leave;
+        self.machine.server().is_none() || self.server.as_ref().is_some_and(ready)
+    }
+
+    fn server_ready(&mut self) {
+        if let Some(server) = &mut self.server
+            && !server.killed
+        {
+            server.ready = true;
+            self.event(Event::Server(ServerEvent::Ready));
+        }
+    }
+
+    /// The server's process ends, and with it the births of the workers in `unborn`.
+    fn server_exit(&mut self, unborn: &[usize]) {
+        if self.server.take().is_some() {
+            for slot in unborn {
+                self.processes[*slot] = None;
+            }
+            let (cause, unborn) = ("the server ended".into(), unborn.to_vec());
+            self.event(Event::Server(ServerEvent::Exited { cause, unborn }));
         }
     }
 
@@ -186,6 +245,7 @@ impl World {
 fn policy(slots: usize) -> Policy {
     Policy {
         slots,
+        start_method: StartMethod::Spawn,
         start_timeout_ns: 10 * SECOND,
         grace_ns: 2 * SECOND,
         restart_limit: 3,

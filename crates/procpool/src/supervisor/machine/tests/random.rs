@@ -22,6 +22,11 @@ enum Step {
     Sleep,
     Abort,
     Drained,
+    ServerReady,
+    ServerStartFailed,
+    /// With so many births lost.
+    ServerExit(usize),
+    ServerFaulty,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -42,13 +47,20 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..3 * SECOND).prop_map(Step::Wait),
         4 => Just(Step::Sleep),
         1 => Just(Step::Abort),
+        5 => Just(Step::ServerReady),
+        1 => Just(Step::ServerStartFailed),
+        2 => (0usize..3).prop_map(Step::ServerExit),
+        1 => Just(Step::ServerFaulty),
     ]
 }
 
 fn any_policy() -> impl Strategy<Value = Policy> {
     let times = (1..20 * SECOND, 0..5 * SECOND, 1..20 * SECOND);
-    (1usize..5, times, 1u32..6).prop_map(|(slots, (start, grace, window), limit)| Policy {
+    let method = prop_oneof![Just(StartMethod::Spawn), Just(StartMethod::ForkServer)];
+    let all = (1usize..5, method, times, 1u32..6);
+    all.prop_map(|(slots, start_method, (start, grace, window), limit)| Policy {
         slots,
+        start_method,
         start_timeout_ns: start,
         grace_ns: grace,
         restart_limit: limit,
@@ -114,6 +126,27 @@ impl World {
             }
             Step::Abort => self.event(Event::Abort),
             Step::Drained => self.event(Event::Drained),
+            Step::ServerReady => {
+                if self.server.as_ref().is_some_and(|server| !server.ready) {
+                    self.server_ready();
+                }
+            }
+            Step::ServerStartFailed => {
+                if self.server.as_ref().is_some_and(|server| !server.ready) {
+                    self.event(Event::Server(ServerEvent::StartFailed("failed".into())));
+                }
+            }
+            Step::ServerExit(lost) => {
+                let starting = (0..self.processes.len())
+                    .filter(|slot| self.processes[*slot].as_ref().is_some_and(|p| !p.ready));
+                let unborn: Vec<usize> = starting.take(lost).collect();
+                self.server_exit(&unborn);
+            }
+            Step::ServerFaulty => {
+                if self.server.is_some() {
+                    self.event(Event::Server(ServerEvent::Faulty));
+                }
+            }
         }
     }
 
@@ -135,6 +168,11 @@ impl World {
                     .as_ref()
                     .is_some_and(|process| process.killed || process.told_to_leave)
             });
+            let server = &self.server;
+            if server.as_ref().is_some_and(|server| server.killed || server.told_to_leave) {
+                self.server_exit(&[]);
+                continue;
+            }
             match gone {
                 Some(slot) => self.exit(slot),
                 None => assert!(self.sleep(), "nothing is due and nobody leaves: {self:?}"),
@@ -186,6 +224,17 @@ proptest! {
                 break;
             }
             let (way, index, time) = ways.next().unwrap();
+            if let Some(server) = &world.server
+                && (server.killed || !server.ready)
+            {
+                match way {
+                    _ if server.killed => world.server_exit(&[]),
+                    0 | 1 => world.server_ready(),
+                    2 => world.event(Event::Server(ServerEvent::StartFailed("failed".into()))),
+                    _ => world.server_exit(&[]),
+                }
+                continue;
+            }
             let killed = world.pick(index, |process| process.killed);
             match (killed, world.pick(index, |_| true)) {
                 (Some(slot), _) => world.exit(slot),
@@ -228,6 +277,12 @@ proptest! {
                 return Ok(());
             }
             let killed = |process: &Process| process.killed || process.told_to_leave;
+            if let Some(server) = &world.server
+                && (killed(server) || !server.ready)
+            {
+                if killed(server) { world.server_exit(&[]) } else { world.server_ready() }
+                continue;
+            }
             let slots = 0..world.processes.len();
             let gone = slots.clone().find(|slot| world.processes[*slot].as_ref().is_some_and(killed));
             let starts = slots.clone().find(|slot| matches!(world.machine.slot(*slot), Slot::Starting { .. }));

@@ -1,0 +1,97 @@
+//! A fork server's life: it loads what its workers shall have in common, then forks them.
+//!
+//! It has one thread, because a fork copies only the thread that asks for it. A worker goes on from here like
+//! one that was executed: with its own channel, from its setup on.
+
+use std::env;
+use std::os::fd::OwnedFd;
+
+use procpool_sys::fork_server::{self, Forker, Side};
+use procpool_sys::title::Title;
+use procpool_sys::{stack, worker};
+use procpool_wire::block::Block;
+use procpool_wire::codec;
+use procpool_wire::frame::FrameKind;
+use procpool_wire::handshake::{Forked, Setup, StartFault};
+
+use super::channel::{Request, WorkerChannel};
+use super::{EXIT_CANNOT_START, Start, fail, give_up, initialize, live};
+
+/// What the names of fork servers begin with, for `ps`. The name of a worker must fit into the same memory.
+pub(crate) const NAME: &str = "procpool-fork-server";
+
+/// Runs this process as a fork server to its end.
+pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> ! {
+    // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
+    let _ = stack::report_overflow();
+    let loaded = initialize(start.image, start.same_build, &setup, &mut channel);
+    if let Err(message) = loaded.and_then(|()| is_fit()) {
+        fail(&mut channel, &StartFault::Preload(message));
+    }
+    drop(setup);
+    let forker = Forker::of_this_thread();
+    let title = Title::find();
+    let block = Block::new(start.memory);
+    channel.send(FrameKind::Ready, &[]);
+    let mut births = 0;
+    loop {
+        let descriptors = match channel.next_request() {
+            Request::Fork(descriptors) => descriptors,
+            Request::Bye => std::process::exit(0),
+        };
+        births += 1;
+        let forked = match forker.fork(block.next_birth(births)) {
+            Ok(Side::Server(pid)) => Forked::Born(pid),
+            Ok(Side::Worker) => {
+                // The server's, of which this process has a copy.
+                channel.abandon();
+                drop(block);
+                enter(descriptors, title);
+            }
+            Err(error) => Forked::Refused(error.raw_os_error().unwrap_or(0)),
+        };
+        // The worker has its own copies, and none but its own may keep its channel open.
+        drop(descriptors);
+        let mut body = Vec::new();
+        // The type is ours and always encodes.
+        let _ = codec::encode_into(&forked, None, &mut body);
+        channel.send(FrameKind::Forked, &body);
+    }
+}
+
+/// After the preload: whether this process can be forked, and a worker would find what it expects.
+fn is_fit() -> Result<(), String> {
+    let other = |error: std::io::Error| format!("the fork server cannot look at itself: {error}");
+    let threads = fork_server::other_threads().map_err(other)?;
+    if !threads.is_empty() {
+        return Err(format!(
+            "it left threads running ({}), which no forked worker would have; \
+             an initializer may start them in each",
+            threads.join(", ")
+        ));
+    }
+    worker::reset_signals().map_err(other)
+}
+
+/// In a new worker: what [`worker::enter`] does for one that was executed, as far as the server has not done it.
+///
+/// Other descriptors stay open, unlike there: what the preload has opened, its values may use in the worker.
+fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>) -> ! {
+    let mut descriptors = descriptors.into_iter();
+    let (Some(control), Some(stderr)) = (descriptors.next(), descriptors.next()) else {
+        std::process::exit(EXIT_CANNOT_START)
+    };
+    let channel = fork_server::set_stderr(stderr).and_then(|()| WorkerChannel::new(control));
+    match channel {
+        Ok(channel) => live(channel, title),
+        Err(error) => give_up(&format!("cannot become a worker: {error}")),
+    }
+}
+
+/// Names a forked worker for `ps`: it has the server's arguments.
+pub(super) fn set_title(title: Title, slot: Option<u32>) {
+    let name = env::args_os().next().unwrap_or_default();
+    let of = name.to_string_lossy().strip_prefix(NAME).unwrap_or_default().to_owned();
+    let slot = slot.map_or_else(String::new, |slot| format!(" {slot}"));
+    title.set(&format!("procpool-worker{slot}{of}"));
+}
