@@ -11,8 +11,11 @@ mod matrix;
 mod support;
 
 use matrix::{From, Load};
+use procpool::StartMethod;
 
 fn main() {
     procpool::init();
-    support::test(|| matrix::run(matrix::all(), Load::NONE, From::Test));
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        support::test(|| matrix::run(method, matrix::all(), Load::NONE, From::Test));
+    }
 }

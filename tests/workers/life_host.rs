@@ -18,27 +18,32 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use procpool::{JobError, ProcessPool};
+use procpool::{JobError, ProcessPool, ProcessPoolBuilder, StartMethod};
 
 fn main() {
     procpool::init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let method = match arguments.pop_if(|last| ["executed", "forked"].contains(last)) {
+        Some("forked") => StartMethod::ForkServer,
+        _ => StartMethod::Spawn,
+    };
+    let builder = ProcessPool::builder().start_method(method);
     match arguments[..] {
-        ["busy", end] => busy(end),
-        ["respawn"] => respawn(),
-        ["inherit"] => inherit(),
+        ["busy", end] => busy(builder, end),
+        ["respawn"] => respawn(builder),
+        ["inherit"] => inherit(builder),
         ["ignorant"] => {
             ignore(Signal::SIGCHLD);
-            rounds();
+            rounds(builder);
         }
         ["thief"] => {
             thread::spawn(steal_statuses);
-            rounds();
+            rounds(builder);
         }
-        ["storm"] => storm(),
+        ["storm"] => storm(builder),
         ["no-descriptors", dir] => no_descriptors(Path::new(dir)),
-        ["no-processes"] => no_processes(),
+        ["no-processes"] => no_processes(method),
         ["little-memory", mib] => little_memory(mib.parse().unwrap()),
         ["suspended", milliseconds] => suspended(milliseconds.parse().unwrap()),
         _ => panic!("no such story: {arguments:?}"),
@@ -54,8 +59,8 @@ fn next_line() -> Option<String> {
 
 // ---- the host's end ------------------------------------------------------------------------------
 
-fn busy(end: &str) {
-    let pool = ProcessPool::builder().workers(5).grace(Duration::from_millis(200)).build().unwrap();
+fn busy(builder: ProcessPoolBuilder, end: &str) {
+    let pool = builder.workers(5).grace(Duration::from_millis(200)).build().unwrap();
     let jobs = [spin, spin_with_child, spin_blocking, spin_ignoring, spin_as_another];
     let _futures = jobs.map(|job| pool.submit(job, ()));
     next_line();
@@ -111,8 +116,8 @@ fn spin_as_another(_: ()) {
 
 // ---- another executable --------------------------------------------------------------------------
 
-fn respawn() {
-    let pool = ProcessPool::builder().workers(1).build().unwrap();
+fn respawn(builder: ProcessPoolBuilder) {
+    let pool = builder.workers(1).build().unwrap();
     while let Some(line) = next_line() {
         match line.as_str() {
             "run" => println!("{:?}", pool.submit(|()| 42, ()).result()),
@@ -135,7 +140,7 @@ fn death(result: Result<(), JobError>) -> String {
 
 // ---- what a worker inherits ----------------------------------------------------------------------
 
-fn inherit() {
+fn inherit(builder: ProcessPoolBuilder) {
     let open: Vec<_> = (0..50).map(|_| nix::unistd::dup(io::stdin()).unwrap()).collect();
     ignore(Signal::SIGCHLD);
     ignore(Signal::SIGINT);
@@ -145,7 +150,7 @@ fn inherit() {
     blocked.thread_block().unwrap();
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
     setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
-    let pool = ProcessPool::builder().workers(2).build().unwrap();
+    let pool = builder.workers(2).build().unwrap();
     // Both workers, so that one could have the other's channel.
     pool.warm_up().unwrap();
     let mut seen = pool.submit(look_around, ()).result().unwrap();
@@ -206,8 +211,8 @@ fn ignore(signal: Signal) {
 }
 
 /// Good jobs and deaths in turns, then the end of the pool.
-fn rounds() {
-    let pool = ProcessPool::builder().workers(2).build().unwrap();
+fn rounds(builder: ProcessPoolBuilder) {
+    let pool = builder.workers(2).build().unwrap();
     for round in 0..5 {
         assert_eq!(pool.submit(|n: i32| n + 1, round).result().unwrap(), round + 1);
         println!("{}", death(pool.submit(abort, ()).result()));
@@ -231,10 +236,10 @@ fn steal_statuses() {
 // ---- a host that is busy elsewhere ---------------------------------------------------------------
 
 /// Spawns workers while eight threads hold the locks of the allocator and of the environment.
-fn storm() {
+fn storm(builder: ProcessPoolBuilder) {
     static OVER: AtomicBool = AtomicBool::new(false);
     let threads: Vec<_> = (0..8).map(|n| thread::spawn(move || hammer(n, &OVER))).collect();
-    let pool = ProcessPool::builder().workers(2).max_jobs_per_worker(1).build().unwrap();
+    let pool = builder.workers(2).max_jobs_per_worker(1).build().unwrap();
     let futures: Vec<_> = (0..1_000).map(|n| pool.submit(|n: usize| n, n)).collect();
     for (n, future) in futures.into_iter().enumerate() {
         assert_eq!(future.result().unwrap(), n);
@@ -366,11 +371,11 @@ fn no_descriptors(dir: &Path) {
     println!("recovered");
 }
 
-fn no_processes() {
+fn no_processes(method: StartMethod) {
     let pool = loop {
         let settings =
             ProcessPool::builder().workers(1).restart_limit(100, Duration::from_secs(10));
-        match settings.build() {
+        match settings.start_method(method).build() {
             Ok(pool) => break pool,
             Err(error) => println!("no pool: {error}"),
         }

@@ -12,6 +12,9 @@ use libc::{c_int, c_void, siginfo_t};
 
 /// The stack on which the handler runs: it makes two system calls.
 const HANDLER_STACK: usize = 64 * 1024;
+/// What counts as the guard of a stack that has none of its own: the main thread's. The kernel lets nothing be
+/// mapped within a megabyte below it (`stack_guard_gap`), and code touches each page on its way down.
+const MAIN_GUARD: usize = 64 * 1024;
 const MESSAGE: &[u8] = b"\nthread 'procpool' has overflowed its stack\nfatal runtime error: stack overflow, aborting\n";
 
 /// The addresses below the watched thread's stack.
@@ -32,7 +35,7 @@ pub fn report_overflow() -> io::Result<()> {
     }
     let (start, guard) = stack_of_this_thread()?;
     // Since glibc 2.27 the guard lies below the stack, before that inside of it (pthread_attr_getguardsize(3)).
-    GUARD_START.store(start - guard, Ordering::Relaxed);
+    GUARD_START.store(start - guard.max(MAIN_GUARD), Ordering::Relaxed);
     GUARD_END.store(start + guard, Ordering::Relaxed);
 
     let memory: &'static mut [u8] = Box::leak(vec![0; HANDLER_STACK].into_boxed_slice());

@@ -33,7 +33,6 @@ const NONE: &[(&str, &str)] = &[
     ("115", "Python only: threads that cannot be made while the interpreter is finalised."),
     ("117", "Windows only."),
     ("126", "There is no probe of system limits to be forbidden."),
-    ("127", "There is one start method; the fork server belongs to a later version."),
     ("134", "The absence of a hook; worker indices are there, see Y13."),
     ("169", "`Shutdown` is an enum: there is no unknown operation."),
     ("172", "A thread pool has no initializer: its closures can capture what they need."),

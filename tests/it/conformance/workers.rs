@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use procpool::{ProcessPool, Shutdown, ThreadPool, WorkerState};
+use procpool::{ProcessPool, Shutdown, StartMethod, ThreadPool, WorkerState};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::{double, pid};
@@ -197,6 +197,27 @@ fn a_warm_up_starts_all() {
         pool.shutdown(Shutdown::Drain);
         assert!(pool.warm_up().unwrap_err().is_closed());
         assert!(pool.workers().is_empty());
+    });
+}
+
+/// Goal: workers are executed by default: no process but them is there. With a fork server there is one more, of
+/// which they come.
+///
+/// Covers: 127
+#[test]
+fn workers_are_executed_unless_a_fork_server_is_asked_for() {
+    test(|| {
+        for (method, processes) in [(None, 2), (Some(StartMethod::ForkServer), 3)] {
+            let builder = ProcessPool::builder().workers(2);
+            let pool = match method {
+                Some(method) => builder.start_method(method),
+                None => builder,
+            };
+            let pool = pool.build().unwrap();
+            pool.warm_up().unwrap();
+            assert_eq!(children().len(), processes);
+            assert_eq!(pool.submit(double, 4).result().unwrap(), 8);
+        }
     });
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use procpool::{JobError, Outcome, Output, Phase, ProcessPool, Status};
+use procpool::{JobError, Outcome, Output, Phase, ProcessPool, StartMethod, Status};
 
 use super::fault::{Answer, Argument, Blob, Fault, Place, job};
 use crate::support::{Meeting, meet, wait_until};
@@ -81,8 +81,14 @@ fn phase_in(place: Place) -> Phase {
 }
 
 /// Runs these cells on one pool, and checks everything about each.
-pub(crate) fn run(cells: impl IntoIterator<Item = (Fault, Place)>, load: Load, from: From) {
-    let pool = ProcessPool::builder().workers(2).stderr(Output::Capture).build().unwrap();
+pub(crate) fn run(
+    method: StartMethod,
+    cells: impl IntoIterator<Item = (Fault, Place)>,
+    load: Load,
+    from: From,
+) {
+    let builder = ProcessPool::builder().workers(2).stderr(Output::Capture);
+    let pool = builder.start_method(method).build().unwrap();
     let pool = Arc::new(pool);
     let mut deaths = 0;
     for (fault, place) in cells {

@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
+use procpool::StartMethod;
+
 use super::fault::Place;
 use super::matrix::{self, From, Load};
 use crate::support::{test, test_within};
@@ -14,14 +16,20 @@ const MIB: usize = 1 << 20;
 /// Covers: F-2, F-3, F-4, F-5, F-6, F-7, F-8, F-10, F-48
 #[test]
 fn every_fault_in_every_place_costs_its_own_job_alone() {
-    test(|| matrix::run(matrix::all(), Load::NONE, From::Test));
+    test(|| matrix::run(StartMethod::Spawn, matrix::all(), Load::NONE, From::Test));
+}
+
+/// Goal: the same in workers that were forked: signals, exit codes, panics, stack overflows as in any other.
+#[test]
+fn every_fault_in_a_forked_worker_costs_its_own_job_alone() {
+    test(|| matrix::run(StartMethod::ForkServer, matrix::all(), Load::NONE, From::Test));
 }
 
 /// Goal: the same for jobs that are submitted by a callback, on a thread of the pool's own.
 /// Covers: F-76
 #[test]
 fn every_fault_of_a_job_from_a_callback_costs_its_own_job_alone() {
-    test(|| matrix::run(matrix::all(), Load::NONE, From::Callback));
+    test(|| matrix::run(StartMethod::Spawn, matrix::all(), Load::NONE, From::Callback));
 }
 
 /// Goal: the same while 64 MiB are on their way: nothing waits for the rest of them for ever.
@@ -39,7 +47,7 @@ fn every_fault_with_64_mib_in_flight_costs_its_own_job_alone() {
                 Place::Encode | Place::DropResult => Load { argument: 0, result: 64 * MIB },
             };
             let cells = matrix::all().filter(|cell| cell.1 == place);
-            matrix::run(cells, load, From::Test);
+            matrix::run(StartMethod::Spawn, cells, load, From::Test);
         }
     });
 }

@@ -12,6 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::support::TempDir;
 
 pub(crate) const HOST: &str = env!("CARGO_BIN_EXE_life-host");
+/// The last word to a host: how its workers come into being.
+pub(crate) const METHODS: [&str; 2] = ["executed", "forked"];
 
 /// A program with its standard streams. Dropping it kills it.
 pub(crate) struct Fixture {

@@ -2,20 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-use super::fixture::{Fixture, Left, Watched};
-use crate::support::test;
+use super::fixture::{Fixture, Left, METHODS, Watched};
+use crate::support::{children_of, test};
 
 /// Tells the story `busy`: five workers that spin, one with a child, one that blocks every signal, one that ignores
-/// every signal, one as another user. `end` ends the host once all are at it; afterwards none may be left.
-fn nothing_survives(story: &str, end: impl FnOnce(&mut Fixture)) -> Left {
-    let mut host = Fixture::host(&["busy", story]);
-    let watched: Vec<Watched> = (0..6)
+/// every signal, one as another user. `end` ends the host once all are at it; afterwards none may be left, nor the
+/// server that they were forked off.
+fn nothing_survives(story: &str, method: &str, end: impl FnOnce(&mut Fixture)) -> Left {
+    let mut host = Fixture::host(&["busy", story, method]);
+    let mut watched: Vec<Watched> = (0..6)
         .map(|_| {
             let word = host.hear();
             let (_, pid) = word.split_once(' ').unwrap();
             Watched::new(pid.parse().unwrap())
         })
         .collect();
+    watched.extend(children_of(host.id()).into_iter().map(Watched::new));
+    // Five workers, one of them twice, its child, and the server.
+    assert_eq!(watched.len(), if method == "forked" { 12 } else { 11 });
     let host_process = Watched::new(host.id());
     end(&mut host);
     assert!(host_process.ends_within(Duration::from_secs(30)));
@@ -32,11 +36,13 @@ fn nothing_survives(story: &str, end: impl FnOnce(&mut Fixture)) -> Left {
 #[test]
 fn a_killed_host_leaves_no_process() {
     test(|| {
-        let left = nothing_survives("wait", |host| {
-            host.say("go");
-            host.kill();
-        });
-        assert!(!left.status.success());
+        for method in METHODS {
+            let left = nothing_survives("wait", method, |host| {
+                host.say("go");
+                host.kill();
+            });
+            assert!(!left.status.success());
+        }
     });
 }
 
@@ -45,8 +51,10 @@ fn a_killed_host_leaves_no_process() {
 #[test]
 fn a_host_that_exits_leaves_no_process() {
     test(|| {
-        let left = nothing_survives("exit", |host| host.say("go"));
-        assert_eq!(left.status.code(), Some(7));
+        for method in METHODS {
+            let left = nothing_survives("exit", method, |host| host.say("go"));
+            assert_eq!(left.status.code(), Some(7));
+        }
     });
 }
 
@@ -55,9 +63,11 @@ fn a_host_that_exits_leaves_no_process() {
 #[test]
 fn a_host_that_panics_leaves_no_process() {
     test(|| {
-        let left = nothing_survives("panic", |host| host.say("go"));
-        assert_eq!(left.status.code(), Some(101));
-        assert!(left.errors.contains("as the story goes"), "{}", left.errors);
+        for method in METHODS {
+            let left = nothing_survives("panic", method, |host| host.say("go"));
+            assert_eq!(left.status.code(), Some(101));
+            assert!(left.errors.contains("as the story goes"), "{}", left.errors);
+        }
     });
 }
 
@@ -66,7 +76,9 @@ fn a_host_that_panics_leaves_no_process() {
 #[test]
 fn a_host_that_forgets_its_pool_leaves_no_process() {
     test(|| {
-        let left = nothing_survives("forget", |host| host.say("go"));
-        assert!(left.status.success(), "{left:?}");
+        for method in METHODS {
+            let left = nothing_survives("forget", method, |host| host.say("go"));
+            assert!(left.status.success(), "{left:?}");
+        }
     });
 }

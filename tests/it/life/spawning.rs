@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::fixture::{Fixture, HOST, is_installed};
+use super::fixture::{Fixture, HOST, METHODS, is_installed};
 use crate::support::{TempDir, test};
 
 /// Goal: a host that ignores SIGCHLD, so that no status can be waited for, learns of each death all the same.
@@ -11,9 +11,11 @@ use crate::support::{TempDir, test};
 #[test]
 fn a_host_that_ignores_sigchld_learns_of_deaths() {
     test(|| {
-        let left = Fixture::host(&["ignorant"]).end();
-        assert!(left.status.success(), "{left:?}");
-        assert_eq!(left.output, format!("{}Ok(42)\n", "Unknown\n".repeat(5)));
+        for method in METHODS {
+            let left = Fixture::host(&["ignorant", method]).end();
+            assert!(left.status.success(), "{left:?}");
+            assert_eq!(left.output, format!("{}Ok(42)\n", "Unknown\n".repeat(5)));
+        }
     });
 }
 
@@ -23,13 +25,15 @@ fn a_host_that_ignores_sigchld_learns_of_deaths() {
 #[test]
 fn a_host_whose_children_are_reaped_by_others_learns_of_deaths() {
     test(|| {
-        let left = Fixture::host(&["thief"]).end();
-        assert!(left.status.success(), "{left:?}");
-        let lines: Vec<&str> = left.output.lines().collect();
-        let (last, deaths) = lines.split_last().unwrap();
-        assert_eq!((*last, deaths.len()), ("Ok(42)", 5), "{left:?}");
-        for death in deaths {
-            assert!(["Unknown", "Signal(6, false)"].contains(death), "{death}");
+        for method in METHODS {
+            let left = Fixture::host(&["thief", method]).end();
+            assert!(left.status.success(), "{left:?}");
+            let lines: Vec<&str> = left.output.lines().collect();
+            let (last, deaths) = lines.split_last().unwrap();
+            assert_eq!((*last, deaths.len()), ("Ok(42)", 5), "{left:?}");
+            for death in deaths {
+                assert!(["Unknown", "Signal(6, false)"].contains(death), "{death}");
+            }
         }
     });
 }
@@ -40,9 +44,11 @@ fn a_host_whose_children_are_reaped_by_others_learns_of_deaths() {
 #[test]
 fn workers_start_from_a_host_that_is_busy_in_eight_threads() {
     test(|| {
-        let left = Fixture::host(&["storm"]).end();
-        assert!(left.status.success(), "{left:?}");
-        assert!(left.output.trim().parse::<u64>().unwrap() >= 1_000, "{left:?}");
+        for method in METHODS {
+            let left = Fixture::host(&["storm", method]).end();
+            assert!(left.status.success(), "{left:?}");
+            assert!(left.output.trim().parse::<u64>().unwrap() >= 1_000, "{left:?}");
+        }
     });
 }
 
@@ -84,6 +90,32 @@ fn a_host_without_memory_for_a_result_goes_on() {
             let lines: Vec<&str> = left.output.lines().collect();
             assert_eq!(lines, [detail, &format!("Ok({})", mib << 20)]);
         }
+    });
+}
+
+/// Goal: where a sandbox forbids clone3, whose arguments a filter cannot see, workers are forked by the older call.
+/// Method: strace refuses clone3 to the host and to all that comes of it, the fork server too.
+#[test]
+fn a_fork_server_does_without_clone3() {
+    if !is_installed("strace") {
+        return;
+    }
+    test(|| {
+        let dir = TempDir::new();
+        let log = dir.path().join("log");
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-qq", "-o", log.to_str().unwrap()])
+            .args(["-e", "trace=clone,clone3", "-e", "inject=clone3:error=ENOSYS"])
+            .args([HOST, "no-processes", "forked"]);
+        let left = Fixture::start(&mut strace).end();
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(left.status.success(), "{left:?}\n{log}");
+        assert_eq!(left.output.lines().last(), Some("Ok(42)"), "{left:?}");
+        let forks: Vec<&str> = log.lines().filter(|line| line.contains("CLONE_PARENT|")).collect();
+        let (refused, made) = (forks[0], forks[1]);
+        assert!(refused.contains("clone3(") && refused.contains("INJECTED"), "{log}");
+        assert!(made.contains("clone(") && !made.contains("= -1"), "{log}");
     });
 }
 
