@@ -21,6 +21,7 @@ mod events;
 mod examples;
 mod faults;
 mod fork_server;
+mod fresh;
 mod held_up;
 mod life;
 mod limits;

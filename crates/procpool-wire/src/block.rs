@@ -292,15 +292,23 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         self.word(COOPERATIVE).store(ticket.word(), Ordering::Relaxed);
     }
 
-    /// Pool: the slot that the worker fills. Said before its first job is sent.
-    pub fn set_slot(&self, slot: u32) {
-        self.word(SLOT).store(u64::from(slot), Ordering::Relaxed);
+    /// Pool: the slot that the worker fills, and the CPU that it shall run on, if it was not told at its start.
+    /// Said before its first job is sent.
+    pub fn set_slot(&self, slot: u32, cpu: Option<u32>) {
+        let cpu = cpu.map_or(0, |cpu| u64::from(cpu) + 1);
+        self.word(SLOT).store(cpu << 32 | u64::from(slot), Ordering::Relaxed);
     }
 
     /// The slot that the worker fills. It is there once a job is.
     #[inline]
     pub fn slot(&self) -> u32 {
         self.word(SLOT).load(Ordering::Relaxed) as u32
+    }
+
+    /// The CPU that was told with the slot.
+    pub fn cpu(&self) -> Option<u32> {
+        let cpu = self.word(SLOT).load(Ordering::Relaxed) >> 32;
+        (cpu as u32).checked_sub(1)
     }
 
     /// Fork server: the word in which the kernel shall note the id of its next child, the `number`th, before that

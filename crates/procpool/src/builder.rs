@@ -86,6 +86,18 @@ pub enum StartMethod {
     ForkServer,
 }
 
+/// What jobs may find of earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// A worker runs one job after another. What a job changes in its process (statics, environment, working
+    /// directory, signal handlers, limits) the next one finds changed. The default.
+    Reuse,
+    /// Each job, and each element of a [`map`](crate::ProcessPool::map), has a process of its own, which ends with
+    /// it. [`chunk_size`](crate::Map::chunk_size) does not count. The initializer runs in each of them.
+    FreshProcess,
+}
+
 /// How a pool is shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,6 +116,7 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     pub(crate) start_method: StartMethod,
     pub(crate) preload: Option<Initializer>,
+    pub(crate) isolation: Isolation,
     pub(crate) initializer: Option<Initializer>,
     pub(crate) max_jobs_per_worker: Option<u64>,
     pub(crate) idle_timeout: Option<Duration>,
@@ -133,6 +146,14 @@ impl Settings {
             Role::ForkServer => self.preload.as_ref(),
         }
     }
+
+    /// How many jobs a worker runs.
+    pub(crate) fn jobs_per_worker(&self) -> Option<u64> {
+        match self.isolation {
+            Isolation::Reuse => self.max_jobs_per_worker,
+            Isolation::FreshProcess => Some(1),
+        }
+    }
 }
 
 /// An initializer, or what is to be preloaded, its argument encoded.
@@ -160,6 +181,7 @@ impl ProcessPoolBuilder {
             workers: 0,
             start_method: StartMethod::Spawn,
             preload: None,
+            isolation: Isolation::Reuse,
             initializer: None,
             max_jobs_per_worker: None,
             idle_timeout: None,
@@ -215,6 +237,12 @@ impl ProcessPoolBuilder {
     /// [`stack_size`](Self::stack_size) does not change.
     pub fn preload<A: Data, R: InitResult>(mut self, f: fn(A) -> R, arg: A) -> Self {
         self.settings.preload = Some(self.at_start("preload", f, &arg));
+        self
+    }
+
+    /// What jobs may find of earlier ones. Default: [`Isolation::Reuse`].
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.settings.isolation = isolation;
         self
     }
 

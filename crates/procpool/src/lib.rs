@@ -109,7 +109,7 @@ mod task;
 mod thread_pool;
 mod worker;
 
-pub use builder::{InitResult, Output, ProcessPoolBuilder, Shutdown, StartMethod};
+pub use builder::{InitResult, Isolation, Output, ProcessPoolBuilder, Shutdown, StartMethod};
 pub use bytes::Bytes;
 pub use completion::{AsCompleted, Until, Waited, as_completed, wait};
 pub use context::{Context, context, worker_index};

@@ -11,7 +11,7 @@ use tracing::Level;
 
 use crate::Error;
 use crate::attachments::session::{self, Collected};
-use crate::builder::{ProcessPoolBuilder, Settings, Shutdown};
+use crate::builder::{Isolation, ProcessPoolBuilder, Settings, Shutdown};
 use crate::cell::{Ended, JobCell, Value};
 use crate::events::Events;
 use crate::executor::{
@@ -370,7 +370,7 @@ impl Backend for PoolCore {
     }
 
     fn takes_chunks(&self) -> bool {
-        true
+        self.0.settings.isolation == Isolation::Reuse
     }
 
     fn takes_attachments(&self) -> bool {

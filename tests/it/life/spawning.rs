@@ -44,11 +44,9 @@ fn a_host_whose_children_are_reaped_by_others_learns_of_deaths() {
 #[test]
 fn workers_start_from_a_host_that_is_busy_in_eight_threads() {
     test(|| {
-        for method in METHODS {
-            let left = Fixture::host(&["storm", method]).end();
-            assert!(left.status.success(), "{left:?}");
-            assert!(left.output.trim().parse::<u64>().unwrap() >= 1_000, "{left:?}");
-        }
+        let left = Fixture::host(&["storm"]).end();
+        assert!(left.status.success(), "{left:?}");
+        assert!(left.output.trim().parse::<u64>().unwrap() >= 1_000, "{left:?}");
     });
 }
 

@@ -43,6 +43,9 @@ const RECORDS_AT_ONCE: usize = 256;
 /// The detail of a death for which something else can hardly be the cause.
 const SCRIBBLED: &str = "the worker scribbled over the shared memory";
 
+/// The slot of a process that fills none, or not yet.
+const NO_SLOT: usize = usize::MAX;
+
 /// A job at a worker.
 struct Sent {
     entry: Entry,
@@ -126,16 +129,11 @@ pub(crate) enum Link {
 }
 
 impl PoolChannel {
-    pub(crate) fn new(
-        slot: usize,
-        memory: Mapping,
-        fd: OwnedFd,
-        quota: Option<u64>,
-    ) -> PoolChannel {
+    pub(crate) fn new(memory: Mapping, fd: OwnedFd, quota: Option<u64>) -> PoolChannel {
         let end = PoolEnd::new(Block::new(memory));
         end.want_bell(true);
         PoolChannel {
-            slot,
+            slot: NO_SLOT,
             pid: 0,
             end,
             stream: Stream::from(UnixStream::from(fd)),
@@ -645,10 +643,10 @@ impl PoolChannel {
         self.end.block().newborn(number)
     }
 
-    /// The process at the other end is there, and fills this slot.
-    pub(crate) fn move_in(&mut self, slot: usize, pid: u32) {
+    /// The process at the other end is there, and fills this slot; it shall run on this CPU, if it does not know.
+    pub(crate) fn move_in(&mut self, slot: usize, pid: u32, cpu: Option<u32>) {
         (self.slot, self.pid) = (slot, pid);
-        self.end.block().set_slot(slot as u32);
+        self.end.block().set_slot(slot as u32, cpu);
     }
 
     /// The progress that the job of a ticket has reported.

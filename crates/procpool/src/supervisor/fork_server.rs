@@ -14,12 +14,12 @@ use procpool_sys::clock;
 use procpool_sys::spawn::{Exit, Process};
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
-use procpool_wire::handshake::{Forked, Role};
+use procpool_wire::handshake::Forked;
 
 use super::channel::{Harvest, Link, PoolChannel};
-use super::machine::{Event, ServerEvent};
+use super::machine::{Event, ServerEvent, SpareEvent};
 use super::obituary::start_cause;
-use super::slot::{Slot, Stage};
+use super::slot::{Place, Slot, Stage};
 use super::start::{Cradle, cause_of, trouble_of};
 use super::{Course, HANGUP_GRACE_NS, Supervisor, Token, Worker};
 use crate::builder::StartMethod;
@@ -50,9 +50,7 @@ impl Supervisor {
     }
 
     fn try_start_server(&mut self) -> io::Result<()> {
-        // After those of the workers: it is in no slot.
-        let slot = self.workers.len();
-        let cradle = self.make_cradle(slot, Role::ForkServer, StartMethod::Spawn)?;
+        let cradle = self.make_cradle(Place::Server, StartMethod::Spawn)?;
         let (worker, channel) = self.execute(FORK_SERVER_NAME, cradle)?;
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         let token = Token::ServerProcess.event(EpollFlags::EPOLLIN);
@@ -87,15 +85,16 @@ impl Supervisor {
     /// A worker will not be asked for.
     fn give_up(&mut self, cradle: Cradle) {
         self.stderr.close(&cradle.tap);
-        self.events.push(Event::Unborn(cradle.slot));
+        self.events.push(Event::Unborn(cradle.place));
     }
 
-    /// A slot's worker is not wanted any more, and may not have been forked yet. If it is, it is killed then.
-    pub(super) fn renounce(&mut self, slot: usize) {
+    /// A process is not wanted any more, and may not have been forked yet. If it is, it is killed then.
+    pub(super) fn renounce(&mut self, place: Place) {
         let Some(server) = &mut self.server else {
             return;
         };
-        if self.course == Course::Serving && server.births.iter().any(|birth| birth.slot == slot) {
+        if self.course == Course::Serving && server.births.iter().any(|birth| birth.place == place)
+        {
             // Its time was up, so the server does not answer.
             server.channel.fault.get_or_insert_with(|| "it did not answer in time".into());
             self.events.push(Event::Server(ServerEvent::Faulty));
@@ -174,36 +173,58 @@ impl Supervisor {
         match forked {
             Forked::Born(pid) => self.born(cradle, pid),
             Forked::Refused(errno) => {
-                let error = io::Error::from_raw_os_error(errno);
-                self.stillborn(cradle.slot, &error);
                 self.stderr.close(&cradle.tap);
+                let error = io::Error::from_raw_os_error(errno);
+                self.stillborn(cradle.place, &error);
             }
         }
     }
 
-    fn stillborn(&mut self, slot: usize, error: &io::Error) {
-        let cause = format!("the fork server cannot fork worker {slot}: {error}");
-        self.events.push(Event::SpawnFailed(slot, trouble_of(error), cause));
+    fn stillborn(&mut self, place: Place, error: &io::Error) {
+        let cause = |what: &str| format!("the fork server cannot fork {what}: {error}");
+        let trouble = trouble_of(error);
+        self.events.push(match place {
+            Place::Slot(slot) => {
+                Event::SpawnFailed(slot, trouble, cause(&format!("worker {slot}")))
+            }
+            Place::Spare(place) => {
+                Event::Spare(place, SpareEvent::SpawnFailed(trouble, cause("a spare")))
+            }
+            Place::Server => return,
+        });
     }
 
-    /// Takes up a worker that was forked.
+    /// Takes up a process that was forked.
     fn born(&mut self, cradle: Cradle, pid: u32) {
-        let Cradle { slot, channel, tap, ends } = cradle;
+        let Cradle { place, channel, tap, ends } = cradle;
         drop(ends);
-        let process = match Process::adopt(pid) {
-            Ok(process) => process,
+        let settled = match Process::adopt(pid) {
             Err(error) => {
-                self.stillborn(slot, &error);
                 self.stderr.close(&tap);
-                return;
+                Err(error)
+            }
+            Ok(process) => {
+                let worker = Worker::new(process, tap);
+                match place {
+                    Place::Slot(slot) => self.move_in(slot, worker, channel),
+                    Place::Spare(place) => self.settle_spare(place, worker, channel),
+                    Place::Server => Ok(()),
+                }
             }
         };
-        if let Err(error) = self.move_in(slot, Worker::new(process, tap), channel) {
-            self.stillborn(slot, &error);
-        } else if self.machine.slot(slot) == Slot::Stopping(Stage::Killed)
-            && let Some(worker) = &self.workers[slot]
-        {
-            // It was renounced before it was there.
+        if let Err(error) = settled {
+            return self.stillborn(place, &error);
+        }
+        // It may have been renounced before it was there.
+        let renounced = Slot::Stopping(Stage::Killed);
+        let process = match place {
+            Place::Slot(slot) if self.machine.slot(slot) == renounced => &self.workers[slot],
+            Place::Spare(place) if self.machine.spare(place) == renounced => {
+                return self.kill_spare(place);
+            }
+            _ => return,
+        };
+        if let Some(worker) = process {
             worker.process.kill_group();
         }
     }
@@ -269,7 +290,7 @@ impl Supervisor {
         let mut unborn = Vec::new();
         for cradle in server.births {
             self.stderr.close(&cradle.tap);
-            unborn.push(cradle.slot);
+            unborn.push(cradle.place);
         }
         let Worker { process, tap, .. } = server.worker;
         let pid = process.id();

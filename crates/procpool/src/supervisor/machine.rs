@@ -5,13 +5,16 @@
 //! README.md beside this file.
 
 mod server;
+mod spares;
 
 use std::collections::VecDeque;
 
-use super::slot::{Slot, Stage};
+use super::slot::{Place, Slot, Stage};
 use crate::builder::StartMethod;
 use server::Server;
 pub(crate) use server::ServerEvent;
+pub(crate) use spares::SpareEvent;
+use spares::Spares;
 
 /// After a worker died before it was ready, the next start waits so long; twice as long after each more.
 const BACKOFF_FIRST_NS: u64 = 10_000_000;
@@ -28,6 +31,8 @@ const STORM_NS: u64 = 10_000_000_000;
 pub(crate) struct Policy {
     pub(crate) slots: usize,
     pub(crate) start_method: StartMethod,
+    /// How many processes shall be ready that fill no slot.
+    pub(crate) spares: usize,
     pub(crate) start_timeout_ns: u64,
     pub(crate) grace_ns: u64,
     pub(crate) restart_limit: u32,
@@ -51,10 +56,12 @@ pub(crate) enum Event {
     Unused(usize),
     /// The worker's process has ended and is reaped; what is known of the cause.
     Exited(usize, String),
-    /// The worker was not asked for: the fork server is gone or going.
-    Unborn(usize),
+    /// The process was not asked for: the fork server is gone or going.
+    Unborn(Place),
     /// Something has happened to the fork server.
     Server(ServerEvent),
+    /// Something has happened to the spare in this place.
+    Spare(usize, SpareEvent),
     /// The worker broke the rules.
     Faulty(usize),
     /// The worker's job shall stop.
@@ -100,6 +107,14 @@ pub(crate) enum Action {
     DismissServer,
     /// SIGKILL to the fork server's group.
     KillServer,
+    /// Start a spare in this place.
+    SpawnSpare(usize),
+    /// The spare in this place is the worker of the slot from now on, and takes jobs.
+    TakeSpare { spare: usize, slot: usize },
+    /// Tell the spare to exit.
+    DismissSpare(usize),
+    /// SIGKILL to the spare's group.
+    KillSpare(usize),
     /// Tell the worker to exit.
     Bye(usize),
     /// SIGTERM to the worker's group.
@@ -110,7 +125,7 @@ pub(crate) enum Action {
     Resume(usize),
     /// Nothing to do, but to tell: a worker was not started, why, and when the next one may be.
     StartFailed {
-        /// `None`: the fork server.
+        /// `None`: the fork server, or a spare.
         slot: Option<usize>,
         cause: String,
         retry_at: Option<u64>,
@@ -138,6 +153,7 @@ pub(crate) struct Machine {
     slots: Vec<Slot>,
     /// If workers are forked.
     server: Option<Server>,
+    spares: Spares,
     life: Life,
     /// Workers that are wanted besides those that live.
     demand: usize,
@@ -162,6 +178,7 @@ impl Machine {
         let slots = vec![Slot::Empty; policy.slots];
         Machine {
             server: (policy.start_method == StartMethod::ForkServer).then(Server::new),
+            spares: Spares::new(policy.spares),
             policy,
             slots,
             life: Life::Open,
@@ -206,10 +223,8 @@ impl Machine {
                     self.slots[slot] = Slot::Serving;
                     // It is the worker that one of the waiting jobs wanted.
                     self.demand = self.demand.saturating_sub(1);
-                    self.start_deaths.clear();
-                    self.first_cause = None;
-                    self.short_since = None;
-                    self.not_before = 0;
+                    self.spares.note_worker();
+                    self.starts_go_well();
                     if self.life == Life::Drained {
                         self.retire(slot, now, out);
                     }
@@ -237,10 +252,11 @@ impl Machine {
                     Slot::Empty | Slot::Stopping(_) => {}
                 }
             }
-            Event::Unborn(slot) => {
-                self.unborn(slot);
+            Event::Unborn(place) => {
+                self.unborn(place);
             }
             Event::Server(event) => self.handle_server(event, now, out),
+            Event::Spare(place, event) => self.handle_spare(place, event, now, out),
             Event::Faulty(slot) => {
                 if self.slots[slot] != Slot::Empty {
                     self.kill(slot, out);
@@ -285,14 +301,18 @@ impl Machine {
                             Slot::Empty | Slot::Stopping(_) => {}
                         }
                     }
+                    self.dismiss_spares(now, out);
                     self.dismiss_server(now, out);
                 }
             }
         }
         self.expire(now, out);
+        self.take_spares(out);
         self.start_workers(now, out);
+        self.start_spares(now, out);
         self.warming_up &= self.slots.iter().any(|slot| *slot != Slot::Serving);
         let nobody = self.slots.iter().all(|slot| *slot == Slot::Empty)
+            && self.spares.is_empty()
             && self.server().is_none_or(|server| server == Slot::Empty);
         if self.life == Life::Drained && nobody {
             self.life = Life::Finished;
@@ -304,7 +324,8 @@ impl Machine {
     pub(crate) fn deadline(&self) -> Option<u64> {
         let start =
             (self.to_start() > 0 && self.slots.contains(&Slot::Empty)).then_some(self.start_at());
-        self.slots.iter().filter_map(Slot::deadline).chain(self.server_deadline(start)).min()
+        let others = self.server_deadline(start).into_iter().chain(self.spares_deadline());
+        self.slots.iter().filter_map(Slot::deadline).chain(others).min()
     }
 
     /// How many more workers should be starting, as soon as the back-off allows.
@@ -312,10 +333,22 @@ impl Machine {
         if self.life != Life::Open {
             return 0;
         }
-        let wanted = if self.warming_up { self.slots.len() } else { self.demand };
         // After a failed start one worker at a time shows whether it goes better now.
         let at_once = if self.start_deaths.is_empty() { usize::MAX } else { 1 };
-        wanted.min(at_once).saturating_sub(self.starting())
+        self.wanted().min(at_once).saturating_sub(self.starting())
+    }
+
+    /// How many workers are wanted besides those that live.
+    fn wanted(&self) -> usize {
+        if self.warming_up { self.slots.len() } else { self.demand }
+    }
+
+    /// A process was ready: whatever was wrong is over.
+    fn starts_go_well(&mut self) {
+        self.start_deaths.clear();
+        self.first_cause = None;
+        self.short_since = None;
+        self.not_before = 0;
     }
 
     fn starting(&self) -> usize {
@@ -448,6 +481,7 @@ impl Machine {
                 self.kill(slot, out);
             }
         }
+        self.dismiss_spares(now, out);
         self.dismiss_server(now, out);
         out.push(Action::Break(self.first_cause.take().unwrap_or_default()));
     }
@@ -484,6 +518,7 @@ impl Machine {
     /// Does what is due by now.
     fn expire(&mut self, now: u64, out: &mut Vec<Action>) {
         self.expire_server(now, out);
+        self.expire_spares(now, out);
         for slot in 0..self.slots.len() {
             match self.slots[slot] {
                 Slot::Starting { give_up_at } if now >= give_up_at => {

@@ -28,6 +28,7 @@ mod obituary;
 pub(crate) mod queue;
 pub(crate) mod retry;
 mod slot;
+mod spares;
 mod start;
 mod stderr;
 mod wake;
@@ -54,6 +55,8 @@ use idle::IdleWatch;
 use machine::{Action, Event, Machine, Policy};
 use notes::Notes;
 use retry::Backoff;
+use slot::Place;
+use spares::{Spare, spares_of};
 use start::trouble_of;
 use stderr::{StderrReader, Tap};
 use wake::Wake;
@@ -156,6 +159,7 @@ pub(crate) struct Supervisor {
     /// If idle workers leave.
     idle: Option<IdleWatch>,
     server: Option<ForkServer>,
+    spares: Vec<Option<Spare>>,
     /// Slots whose results are looked for without being asked to.
     hot: Vec<usize>,
     buffer: Vec<u8>,
@@ -183,6 +187,8 @@ enum Token {
     Process(usize),
     ServerChannel,
     ServerProcess,
+    SpareChannel(usize),
+    SpareProcess(usize),
 }
 
 impl Token {
@@ -193,6 +199,8 @@ impl Token {
             Token::Process(slot) => (slot as u64) << 3 | 2,
             Token::ServerChannel => 3,
             Token::ServerProcess => 4,
+            Token::SpareChannel(place) => (place as u64) << 3 | 5,
+            Token::SpareProcess(place) => (place as u64) << 3 | 6,
         };
         EpollEvent::new(flags, data)
     }
@@ -204,6 +212,8 @@ impl Token {
             2 => Token::Process(slot),
             3 => Token::ServerChannel,
             4 => Token::ServerProcess,
+            5 => Token::SpareChannel(slot),
+            6 => Token::SpareProcess(slot),
             _ => Token::Wake,
         }
     }
@@ -218,9 +228,11 @@ impl Supervisor {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
         epoll.add(wake.event(), Token::Wake.event(EpollFlags::EPOLLIN)).map_err(system)?;
         let (restart_limit, restart_window) = settings.restart_limit;
+        let spares = spares_of(&settings);
         let machine = Machine::new(Policy {
             slots: settings.workers,
             start_method: settings.start_method,
+            spares,
             start_timeout_ns: nanoseconds(settings.start_timeout),
             grace_ns: nanoseconds(settings.grace),
             restart_limit,
@@ -260,6 +272,7 @@ impl Supervisor {
             workers,
             idle,
             server: None,
+            spares: (0..spares).map(|_| None).collect(),
             hot: Vec::new(),
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
@@ -294,7 +307,8 @@ impl Supervisor {
     /// How long to sleep: until something is due.
     fn timeout(&self) -> EpollTimeout {
         let server = self.server.as_ref().map(|server| &server.worker);
-        let processes = self.workers.iter().flatten().chain(server);
+        let spares = self.spares.iter().flatten().map(|spare| &spare.worker);
+        let processes = self.workers.iter().flatten().chain(server).chain(spares);
         let hangup = processes.filter_map(|worker| worker.hung_up_at).min();
         let due = [
             self.machine.deadline(),
@@ -427,6 +441,7 @@ impl Supervisor {
         // An interrupted wait is one that found nothing.
         let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
         let mut deaths = Vec::new();
+        let mut spare_deaths = Vec::new();
         let mut server_death = false;
         for event in &ready[..count] {
             match Token::of(event) {
@@ -437,7 +452,12 @@ impl Supervisor {
                 Token::Process(slot) => deaths.push(slot),
                 Token::ServerChannel => self.read_server(),
                 Token::ServerProcess => server_death = true,
+                Token::SpareChannel(place) => self.read_spare(place),
+                Token::SpareProcess(place) => spare_deaths.push(place),
             }
+        }
+        for place in spare_deaths {
+            self.bury_spare(place);
         }
         if server_death {
             self.bury_server();
@@ -447,6 +467,7 @@ impl Supervisor {
         }
         self.check_hangups();
         self.check_server_hangup();
+        self.check_spare_hangups();
         self.answer_requests();
         self.handle_events();
         let now = clock::monotonic_ns();
@@ -573,6 +594,10 @@ impl Supervisor {
             Action::StartServer => self.start_server(),
             Action::DismissServer => self.dismiss_server(),
             Action::KillServer => self.kill_server(),
+            Action::SpawnSpare(place) => self.spawn_spare(place),
+            Action::TakeSpare { spare, slot } => self.take_spare(spare, slot),
+            Action::DismissSpare(place) => self.dismiss_spare(place),
+            Action::KillSpare(place) => self.kill_spare(place),
             Action::Bye(slot) => {
                 self.note_stop(slot, StopStage::Leave, None);
                 let mut dispatch = self.inner.dispatch();
@@ -596,7 +621,7 @@ impl Supervisor {
                 self.note_stop(slot, StopStage::Kill, fault);
                 match &self.workers[slot] {
                     Some(worker) => worker.process.kill_group(),
-                    None => self.renounce(slot),
+                    None => self.renounce(Place::Slot(slot)),
                 }
             }
             Action::Resume(slot) => {

@@ -16,6 +16,17 @@ pub(crate) enum Slot {
     Stopping(Stage),
 }
 
+/// What a process is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// To be the worker of this slot.
+    Slot(usize),
+    /// To be ready in this place.
+    Spare(usize),
+    /// To fork others.
+    Server,
+}
+
 /// How far the stopping of a worker, or of its job, has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {

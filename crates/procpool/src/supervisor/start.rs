@@ -20,7 +20,7 @@ use procpool_wire::limits::WorkerLimits;
 
 use super::channel::PoolChannel;
 use super::machine::{Event, Trouble};
-use super::slot::Slot;
+use super::slot::{Place, Slot};
 use super::stderr::Tap;
 use super::{Supervisor, Token, Worker};
 use crate::attachments::Forgets;
@@ -31,8 +31,7 @@ use crate::nesting;
 
 /// What a process of the pool needs before it is there.
 pub(super) struct Cradle {
-    /// The slot that it is for, if it is for one.
-    pub(super) slot: usize,
+    pub(super) place: Place,
     /// The pool's end; the setup is on its way.
     pub(super) channel: PoolChannel,
     pub(super) tap: Arc<Tap>,
@@ -44,7 +43,7 @@ impl Supervisor {
     /// Starts a worker, or asks the fork server for one.
     pub(super) fn spawn(&mut self, slot: usize) -> io::Result<()> {
         let method = self.inner.settings.start_method;
-        let cradle = self.make_cradle(slot, Role::Worker, method)?;
+        let cradle = self.make_cradle(Place::Slot(slot), method)?;
         match method {
             StartMethod::Spawn => {
                 let (worker, channel) = self.execute(&format!("procpool-worker {slot}"), cradle)?;
@@ -57,19 +56,19 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn make_cradle(
-        &mut self,
-        slot: usize,
-        role: Role,
-        method: StartMethod,
-    ) -> io::Result<Cradle> {
+    pub(super) fn make_cradle(&mut self, place: Place, method: StartMethod) -> io::Result<Cradle> {
         let (tap, stderr) = self.stderr.open()?;
         let settings = &self.inner.settings;
-        let setup = self.setup(role, (role == Role::Worker).then_some(slot));
+        let (role, slot) = match place {
+            Place::Slot(slot) => (Role::Worker, Some(slot)),
+            Place::Spare(_) => (Role::Worker, None),
+            Place::Server => (Role::ForkServer, None),
+        };
+        let setup = self.setup(role, slot);
         let channel = || {
             let (ours, control) = sockets::pair()?;
             let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
-            let mut channel = PoolChannel::new(slot, memory, ours, settings.max_jobs_per_worker);
+            let mut channel = PoolChannel::new(memory, ours, settings.jobs_per_worker());
             let wake: Arc<dyn Forgets> = Arc::clone(&self.inner.wake) as _;
             channel.set_who_forgets(Arc::downgrade(&wake));
             let stdout = io::stdout();
@@ -84,7 +83,7 @@ impl Supervisor {
             Ok((channel, control))
         };
         match channel() {
-            Ok((channel, control)) => Ok(Cradle { slot, channel, tap, ends: [control, stderr] }),
+            Ok((channel, control)) => Ok(Cradle { place, channel, tap, ends: [control, stderr] }),
             Err(error) => {
                 self.stderr.close(&tap);
                 Err(error)
@@ -117,7 +116,7 @@ impl Supervisor {
         worker: Worker,
         mut channel: PoolChannel,
     ) -> io::Result<()> {
-        channel.move_in(slot, worker.process.id());
+        channel.move_in(slot, worker.process.id(), None);
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         let token = Token::Process(slot).event(EpollFlags::EPOLLIN);
         let pid = worker.process.id();
@@ -180,7 +179,7 @@ impl Supervisor {
     }
 
     /// The CPU that this slot's worker is pinned to.
-    fn cpu_of(&self, slot: usize) -> Option<u32> {
+    pub(super) fn cpu_of(&self, slot: usize) -> Option<u32> {
         if !self.inner.settings.pin_cpus {
             return None;
         }

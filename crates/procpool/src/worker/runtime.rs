@@ -40,6 +40,7 @@ pub(crate) struct Running {
     end: WorkerEnd<Mapping>,
     block: Arc<SharedBlock>,
     channel: WorkerChannel,
+    seat: Seat,
     payload_limit: Option<u64>,
     header: JobHeader,
     /// Name and elements of the job.
@@ -76,6 +77,14 @@ enum Noted {
     Leak,
 }
 
+/// Whether the worker knows which slot it fills.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seat {
+    Known,
+    /// It was a spare until it got its first job.
+    Untold,
+}
+
 /// Whether the current element has an outcome.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -106,6 +115,7 @@ pub(super) fn serve(
         end: WorkerEnd::new(Block::clone(&block.block)),
         block: Arc::clone(block),
         channel,
+        seat: if setup.slot.is_some() { Seat::Known } else { Seat::Untold },
         payload_limit: setup.payload_limit,
         header,
         body: Vec::new(),
@@ -205,6 +215,9 @@ impl Running {
             self.attachments = None;
             return;
         }
+        if self.seat == Seat::Untold {
+            self.take_seat();
+        }
         self.header = header;
         self.record_first = header.first;
         let job = JobId::from_number(header.job);
@@ -222,6 +235,16 @@ impl Running {
         }
         self.end.set_phase(0, Phase::Idle);
         self.attachments = None;
+    }
+
+    /// A spare has become the worker of a slot.
+    fn take_seat(&mut self) {
+        self.seat = Seat::Known;
+        procpool_sys::worker::set_thread_names(&format!("procpool-w{}", self.slot()));
+        if let Some(cpu) = self.block.block.cpu() {
+            // The job is worth more than the CPU that it runs on: the host's may have changed since.
+            let _ = procpool_sys::limits::pin_to(cpu);
+        }
     }
 
     fn slot(&self) -> usize {

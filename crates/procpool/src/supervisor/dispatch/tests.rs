@@ -114,8 +114,8 @@ impl World {
         let (ours, theirs) = sockets::pair().unwrap();
         let (memory, _) = mapping::create(BLOCK_WORDS).unwrap();
         let pid = 1 + slot as u32;
-        let mut channel = PoolChannel::new(slot, memory.clone(), ours, None);
-        channel.move_in(slot, pid);
+        let mut channel = PoolChannel::new(memory.clone(), ours, None);
+        channel.move_in(slot, pid, None);
         self.dispatch.add_worker(channel);
         self.workers[slot] = Some(FakeWorker {
             end: WorkerEnd::new(Block::new(memory)),

@@ -4,7 +4,7 @@
 //! was asked for and has not forked, that counts as a failed start; else it is replaced without blame.
 
 use super::{Action, BACKOFF_FIRST_NS, Life, Machine, Trouble};
-use crate::supervisor::slot::{Slot, Stage};
+use crate::supervisor::slot::{Place, Slot, Stage};
 
 /// What can happen to the fork server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,9 +15,9 @@ pub(crate) enum ServerEvent {
     Ready,
     /// It says that it cannot start.
     StartFailed(String),
-    /// Its process has ended and is reaped; what is known of the cause, and the slots whose workers it has not
+    /// Its process has ended and is reaped; what is known of the cause, and whom it was asked for and has not
     /// forked.
-    Exited { cause: String, unborn: Vec<usize> },
+    Exited { cause: String, unborn: Vec<Place> },
     /// It broke the rules, or does not answer.
     Faulty,
 }
@@ -71,8 +71,7 @@ impl Machine {
             ServerEvent::Ready | ServerEvent::StartFailed(_) => {}
             ServerEvent::Exited { cause, unborn } => {
                 server.state = Slot::Empty;
-                let births =
-                    unborn.into_iter().map(|slot| self.unborn(slot)).filter(|b| *b).count();
+                let births = unborn.into_iter().filter(|place| self.unborn(*place)).count();
                 if is_starting || births > 0 {
                     self.start_death(None, give_up_at, cause, now, out);
                 } else if state == Slot::Serving
@@ -86,9 +85,13 @@ impl Machine {
         }
     }
 
-    /// The worker of a slot was not forked, and will not be. True if it was still wanted.
-    pub(super) fn unborn(&mut self, slot: usize) -> bool {
-        let before = std::mem::replace(&mut self.slots[slot], Slot::Empty);
+    /// A process was not forked, and will not be. True if it was still wanted.
+    pub(super) fn unborn(&mut self, place: Place) -> bool {
+        let before = match place {
+            Place::Slot(slot) => std::mem::replace(&mut self.slots[slot], Slot::Empty),
+            Place::Spare(place) => self.spares.empty(place),
+            Place::Server => return false,
+        };
         matches!(before, Slot::Starting { .. })
     }
 

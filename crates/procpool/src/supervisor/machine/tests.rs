@@ -3,6 +3,7 @@
 mod examples;
 mod random;
 mod server;
+mod spares;
 
 use super::*;
 
@@ -22,6 +23,8 @@ struct World {
     machine: Machine,
     processes: Vec<Option<Process>>,
     server: Option<Process>,
+    spares: Vec<Option<Process>>,
+    worker_seen: bool,
     /// Starts of the fork server.
     servers: usize,
     /// The start of the fork server was refused, which the machine does not know yet.
@@ -48,8 +51,10 @@ impl World {
     fn new(policy: Policy) -> World {
         World {
             processes: (0..policy.slots).map(|_| None).collect(),
-            machine: Machine::new(policy),
+            machine: Machine::new(policy.clone()),
             server: None,
+            spares: (0..policy.spares).map(|_| None).collect(),
+            worker_seen: false,
             servers: 0,
             server_refused: false,
             refused: Vec::new(),
@@ -111,6 +116,28 @@ impl World {
                     self.server_refused = true;
                 }
             }
+            Action::SpawnSpare(place) => {
+                assert!(self.forks(), "there is nobody to fork spare {place}");
+                assert!(self.spares[*place].is_none() && self.broken.is_none());
+                assert!(self.worker_seen, "no spare before the first worker");
+                self.spares[*place] = Some(Process::default());
+            }
+            Action::TakeSpare { spare, slot } => {
+                let process = self.spares[*spare].take().expect("a spare that exists is taken");
+                assert!(process.ready && !process.told_to_leave && !process.killed);
+                assert!(self.processes[*slot].is_none(), "slot {slot} has a process");
+                self.processes[*slot] = Some(process);
+            }
+            Action::DismissSpare(place) => {
+                let spare = self.spares[*place].as_mut().expect("there is a spare to dismiss");
+                assert!(spare.ready && !spare.told_to_leave && !spare.killed);
+                spare.told_to_leave = true;
+            }
+            Action::KillSpare(place) => {
+                let spare = self.spares[*place].as_mut().expect("there is a spare to kill");
+                assert!(!spare.killed, "spare {place} is killed twice");
+                spare.killed = true;
+            }
             Action::DismissServer => {
                 let server = self.server.as_mut().expect("there is a server to dismiss");
                 assert!(server.ready && !server.told_to_leave && !server.killed);
@@ -162,6 +189,7 @@ impl World {
             }
             Action::Finished => {
                 assert!(self.processes.iter().all(Option::is_none) && self.server.is_none());
+                assert!(self.spares.iter().all(Option::is_none));
                 self.finished = true;
             }
         }
@@ -182,11 +210,31 @@ impl World {
         }
     }
 
-    /// The server's process ends, and with it the births of the workers in `unborn`.
-    fn server_exit(&mut self, unborn: &[usize]) {
+    fn spare_ready(&mut self, place: usize) {
+        if let Some(spare) = &mut self.spares[place]
+            && !spare.killed
+        {
+            spare.ready = true;
+            self.worker_seen = true;
+            self.event(Event::Spare(place, SpareEvent::Ready));
+        }
+    }
+
+    fn spare_exit(&mut self, place: usize) {
+        if self.spares[place].take().is_some() {
+            self.event(Event::Spare(place, SpareEvent::Exited("a spare ended".into())));
+        }
+    }
+
+    /// The server's process ends, and with it the births in `unborn`.
+    fn server_exit(&mut self, unborn: &[Place]) {
         if self.server.take().is_some() {
-            for slot in unborn {
-                self.processes[*slot] = None;
+            for place in unborn {
+                match place {
+                    Place::Slot(slot) => self.processes[*slot] = None,
+                    Place::Spare(place) => self.spares[*place] = None,
+                    Place::Server => {}
+                }
             }
             let (cause, unborn) = ("the server ended".into(), unborn.to_vec());
             self.event(Event::Server(ServerEvent::Exited { cause, unborn }));
@@ -233,6 +281,7 @@ impl World {
             && !process.killed
         {
             process.ready = true;
+            self.worker_seen = true;
             self.event(Event::Ready(slot));
         }
     }
@@ -246,6 +295,7 @@ fn policy(slots: usize) -> Policy {
     Policy {
         slots,
         start_method: StartMethod::Spawn,
+        spares: 0,
         start_timeout_ns: 10 * SECOND,
         grace_ns: 2 * SECOND,
         restart_limit: 3,

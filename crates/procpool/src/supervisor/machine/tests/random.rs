@@ -27,6 +27,11 @@ enum Step {
     /// With so many births lost.
     ServerExit(usize),
     ServerFaulty,
+    SpareReady(Index),
+    SpareStartFailed(Index),
+    SpareExit(Index),
+    SpareFaulty(Index),
+    SpareRefused(Index, Trouble),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -51,16 +56,23 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ServerStartFailed),
         2 => (0usize..3).prop_map(Step::ServerExit),
         1 => Just(Step::ServerFaulty),
+        4 => index().prop_map(Step::SpareReady),
+        1 => index().prop_map(Step::SpareStartFailed),
+        2 => index().prop_map(Step::SpareExit),
+        1 => index().prop_map(Step::SpareFaulty),
+        1 => index().prop_map(|place| Step::SpareRefused(place, Trouble::Lasting)),
+        1 => index().prop_map(|place| Step::SpareRefused(place, Trouble::Shortage)),
     ]
 }
 
 fn any_policy() -> impl Strategy<Value = Policy> {
     let times = (1..20 * SECOND, 0..5 * SECOND, 1..20 * SECOND);
     let method = prop_oneof![Just(StartMethod::Spawn), Just(StartMethod::ForkServer)];
-    let all = (1usize..5, method, times, 1u32..6);
-    all.prop_map(|(slots, start_method, (start, grace, window), limit)| Policy {
+    let all = (1usize..5, method, 0usize..4, times, 1u32..6);
+    all.prop_map(|(slots, start_method, spares, (start, grace, window), limit)| Policy {
         slots,
         start_method,
+        spares,
         start_timeout_ns: start,
         grace_ns: grace,
         restart_limit: limit,
@@ -73,6 +85,13 @@ impl World {
     fn pick(&self, index: Index, wanted: impl Fn(&Process) -> bool) -> Option<usize> {
         let fit: Vec<usize> = (0..self.processes.len())
             .filter(|slot| self.processes[*slot].as_ref().is_some_and(&wanted))
+            .collect();
+        (!fit.is_empty()).then(|| fit[index.index(fit.len())])
+    }
+
+    fn pick_spare(&self, index: Index, wanted: impl Fn(&Process) -> bool) -> Option<usize> {
+        let fit: Vec<usize> = (0..self.spares.len())
+            .filter(|place| self.spares[*place].as_ref().is_some_and(&wanted))
             .collect();
         (!fit.is_empty()).then(|| fit[index.index(fit.len())])
     }
@@ -137,10 +156,44 @@ impl World {
                 }
             }
             Step::ServerExit(lost) => {
-                let starting = (0..self.processes.len())
-                    .filter(|slot| self.processes[*slot].as_ref().is_some_and(|p| !p.ready));
-                let unborn: Vec<usize> = starting.take(lost).collect();
+                let unready = |p: &Option<Process>| p.as_ref().is_some_and(|p| !p.ready);
+                let slots = (0..self.processes.len())
+                    .filter(|slot| unready(&self.processes[*slot]))
+                    .map(Place::Slot);
+                let spares = (0..self.spares.len())
+                    .filter(|place| unready(&self.spares[*place]))
+                    .map(Place::Spare);
+                let unborn: Vec<Place> = slots.chain(spares).take(lost).collect();
                 self.server_exit(&unborn);
+            }
+            Step::SpareReady(index) => {
+                if let Some(place) = self.pick_spare(index, |spare| !spare.ready) {
+                    self.spare_ready(place);
+                }
+            }
+            Step::SpareStartFailed(index) => {
+                if let Some(place) = self.pick_spare(index, |spare| !spare.ready) {
+                    let event = SpareEvent::StartFailed("failed".into());
+                    self.event(Event::Spare(place, event));
+                }
+            }
+            Step::SpareExit(index) => {
+                if let Some(place) = self.pick_spare(index, |_| true) {
+                    self.spare_exit(place);
+                }
+            }
+            Step::SpareFaulty(index) => {
+                if let Some(place) = self.pick_spare(index, |_| true) {
+                    self.event(Event::Spare(place, SpareEvent::Faulty));
+                }
+            }
+            Step::SpareRefused(index, trouble) => {
+                // A fork server answers later.
+                if let Some(place) = self.pick_spare(index, |spare| !spare.ready && !spare.killed) {
+                    self.spares[place] = None;
+                    let event = SpareEvent::SpawnFailed(trouble, "refused".into());
+                    self.event(Event::Spare(place, event));
+                }
             }
             Step::ServerFaulty => {
                 if self.server.is_some() {
@@ -168,6 +221,11 @@ impl World {
                     .as_ref()
                     .is_some_and(|process| process.killed || process.told_to_leave)
             });
+            let going = |p: &Process| p.killed || p.told_to_leave;
+            if let Some(place) = self.spares.iter().position(|s| s.as_ref().is_some_and(going)) {
+                self.spare_exit(place);
+                continue;
+            }
             let server = &self.server;
             if server.as_ref().is_some_and(|server| server.killed || server.told_to_leave) {
                 self.server_exit(&[]);

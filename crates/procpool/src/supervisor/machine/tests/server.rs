@@ -61,7 +61,7 @@ fn a_server_that_cannot_fork_breaks_the_pool() {
     for _ in 0..3 {
         assert!(world.server.is_some() || world.sleep());
         world.server_ready();
-        world.server_exit(&[0]);
+        world.server_exit(&[Place::Slot(0)]);
     }
     assert!(world.broken.is_some());
 }

@@ -1,0 +1,96 @@
+//! Spares by example.
+
+use super::*;
+
+fn sparing(slots: usize, spares: usize) -> World {
+    World::new(Policy { spares, ..policy(slots) })
+}
+
+/// Goal: spares are made after the first worker, and a slot that wants a worker takes one at once; it is replaced.
+#[test]
+fn a_slot_takes_a_spare() {
+    let mut world = sparing(2, 2);
+    world.event(Event::Demand(1));
+    assert_eq!(world.take_done(), [Action::Spawn(0)]);
+    world.ready(0);
+    assert_eq!(world.take_done(), [Action::SpawnSpare(0), Action::SpawnSpare(1)]);
+    world.spare_ready(1);
+    assert_eq!(world.take_done(), [], "nobody wants it");
+    world.event(Event::Demand(1));
+    let taken = Action::TakeSpare { spare: 1, slot: 1 };
+    assert_eq!(world.take_done(), [taken, Action::SpawnSpare(1)]);
+    assert_eq!(world.machine.slot(1), Slot::Serving);
+}
+
+/// Goal: a spare that becomes ready while a slot waits for a worker is taken.
+#[test]
+fn a_spare_is_taken_when_it_is_ready() {
+    let mut world = sparing(1, 1);
+    world.event(Event::Demand(1));
+    world.ready(0);
+    world.event(Event::Retire(0));
+    world.take_done();
+    world.event(Event::Demand(1));
+    assert_eq!(world.take_done(), [], "the slot is not empty");
+    world.spare_ready(0);
+    world.exit(0);
+    let taken = Action::TakeSpare { spare: 0, slot: 0 };
+    assert_eq!(world.take_done(), [taken, Action::SpawnSpare(0)]);
+}
+
+/// Goal: a ready spare that dies is replaced without blame, slower each time.
+#[test]
+fn a_dead_spare_is_replaced() {
+    let mut world = sparing(1, 1);
+    world.event(Event::Demand(1));
+    world.ready(0);
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        world.spare_ready(0);
+        world.take_done();
+        let died_at = world.now;
+        world.spare_exit(0);
+        assert!(world.sleep());
+        assert_eq!(world.take_done(), [Action::SpawnSpare(0)]);
+        waits.push(world.now - died_at);
+    }
+    assert!(waits.is_sorted() && waits[0] == BACKOFF_FIRST_NS && waits[19] == BACKOFF_MAX_NS);
+    assert_eq!(world.broken, None);
+}
+
+/// Goal: while starts go wrong no spares are started, so that an idle pool does not try for ever.
+#[test]
+fn no_spares_are_started_while_starts_go_wrong() {
+    let mut world = sparing(1, 3);
+    world.event(Event::Demand(1));
+    world.ready(0);
+    world.take_done();
+    world.spare_exit(0);
+    world.take_done();
+    while world.machine.deadline().is_some() && world.now < 1000 * SECOND {
+        world.sleep();
+        for place in 0..3 {
+            world.spare_exit(place);
+        }
+    }
+    assert!(world.machine.deadline().is_none(), "it goes on trying");
+    assert_eq!(world.broken, None, "a worker lives");
+}
+
+/// Goal: the pool ends only when its spares have.
+#[test]
+fn a_drained_pool_waits_for_its_spares() {
+    let mut world = sparing(1, 2);
+    world.event(Event::Demand(1));
+    world.ready(0);
+    world.spare_ready(0);
+    world.take_done();
+    world.event(Event::Drained);
+    let end = [Action::Bye(0), Action::DismissSpare(0), Action::KillSpare(1)];
+    assert_eq!(world.take_done(), end);
+    world.exit(0);
+    world.spare_exit(0);
+    assert!(!world.finished);
+    world.spare_exit(1);
+    assert!(world.finished);
+}
