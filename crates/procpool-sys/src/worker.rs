@@ -186,13 +186,6 @@ pub fn wait_for_host_death(host: u32) {
     watch::wait(host_died_signal(), host);
 }
 
-/// Names this thread and the main one.
-pub fn set_thread_names(name: &str) {
-    set_thread_name(name);
-    // The main thread's, whoever writes (proc_pid_comm(5)). A courtesy as well.
-    let _ = fs::write("/proc/self/comm", name);
-}
-
 /// Names this thread for `ps` and `top`; the kernel keeps 15 bytes.
 pub fn set_thread_name(name: &str) {
     if let Ok(name) = CString::new(name) {

@@ -16,7 +16,7 @@ use procpool_wire::block::BLOCK_WORDS;
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
 use procpool_wire::handshake::{Role, Setup, StartFault, Target};
-use procpool_wire::limits::WorkerLimits;
+use procpool_wire::limits::{LeakPolicy, WorkerLimits};
 
 use super::channel::PoolChannel;
 use super::machine::{Event, Trouble};
@@ -25,7 +25,7 @@ use super::stderr::Tap;
 use super::{Supervisor, Token, Worker};
 use crate::attachments::Forgets;
 use crate::attachments::carrier::Carrier;
-use crate::builder::{Initializer, StartMethod};
+use crate::builder::{Initializer, Isolation, StartMethod};
 use crate::events;
 use crate::nesting;
 
@@ -147,7 +147,15 @@ impl Supervisor {
         let limits = match role {
             Role::Worker => {
                 let cpu = slot.and_then(|slot| self.cpu_of(slot));
-                WorkerLimits { cpu, ..settings.limits.clone() }
+                let mut limits = WorkerLimits { cpu, ..settings.limits.clone() };
+                if settings.isolation == Isolation::FreshProcess
+                    && limits.leaks == LeakPolicy::Retire
+                {
+                    // It leaves after its job anyway, and with it what the job has left. To look would cost as
+                    // much as all the rest.
+                    limits.leaks = LeakPolicy::Ignore;
+                }
+                limits
             }
             Role::ForkServer => WorkerLimits::default(),
         };

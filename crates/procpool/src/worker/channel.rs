@@ -15,6 +15,8 @@ use procpool_wire::handshake::Setup;
 use crate::attachments::carrier::Carrier;
 use crate::attachments::{self, List};
 
+/// Bytes read at a time until more come: memory that is not touched costs a new process nothing.
+const READ_FIRST: usize = 4 * 1024;
 /// Bytes read at a time: a socket's buffer is a few of these.
 const READ_MAX: usize = 64 * 1024;
 
@@ -58,7 +60,7 @@ impl WorkerChannel {
         Ok(WorkerChannel {
             stream,
             decoder: Decoder::default(),
-            buffer: vec![0; READ_MAX],
+            buffer: vec![0; READ_FIRST],
             payloads: VecDeque::new(),
             carrier: Carrier::default(),
         })
@@ -107,6 +109,9 @@ impl WorkerChannel {
             if let Some(frame) = frame {
                 take(self, frame)?;
             }
+        }
+        if received.len == buffer.len() && received.len < READ_MAX {
+            buffer = vec![0; READ_MAX];
         }
         self.buffer = buffer;
         Ok(())

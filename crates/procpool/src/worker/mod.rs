@@ -133,12 +133,13 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     Ok(Start { image, same_build, memory })
 }
 
-/// What `top` shows. Both threads of a worker have one name.
+/// What `top` shows. Both threads of a worker have one name, unless it was a spare: the main thread of that keeps
+/// the one that it had.
 fn thread_name(setup: &Setup) -> String {
     match (&setup.role, setup.slot) {
         (Role::ForkServer, _) => "procpool-fork".into(),
         (Role::Worker, Some(slot)) => format!("procpool-w{slot}"),
-        (Role::Worker, None) => "procpool-spare".into(),
+        (Role::Worker, None) => "procpool-worker".into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::hint;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use procpool_sys::clock;
@@ -92,6 +92,13 @@ enum Step {
     Recorded,
 }
 
+/// True if this process may use more than one processor. Asked once, by a fork server for all its workers: the
+/// answer is read from several files, and each file of a process in /proc is a burden at its end.
+pub(super) fn has_others() -> bool {
+    static HAS_OTHERS: OnceLock<bool> = OnceLock::new();
+    *HAS_OTHERS.get_or_init(|| thread::available_parallelism().is_ok_and(|n| n.get() > 1))
+}
+
 /// Serves jobs until the pool says that there are no more.
 pub(super) fn serve(
     image: &Image,
@@ -135,9 +142,7 @@ pub(super) fn serve(
     };
     // Spinning on the only processor would keep the pool from running. A worker is pinned only where there
     // are others.
-    let others =
-        setup.limits.cpu.is_some() || thread::available_parallelism().is_ok_and(|n| n.get() > 1);
-    let spin_ns = if others { SPIN_NS } else { 0 };
+    let spin_ns = if setup.limits.cpu.is_some() || has_others() { SPIN_NS } else { 0 };
     loop {
         let mut body = mem::take(&mut running.body);
         let next = running.end.next_job(&mut body);
@@ -240,7 +245,7 @@ impl Running {
     /// A spare has become the worker of a slot.
     fn take_seat(&mut self) {
         self.seat = Seat::Known;
-        procpool_sys::worker::set_thread_names(&format!("procpool-w{}", self.slot()));
+        procpool_sys::worker::set_thread_name(&format!("procpool-w{}", self.slot()));
         if let Some(cpu) = self.block.block.cpu() {
             // The job is worth more than the CPU that it runs on: the host's may have changed since.
             let _ = procpool_sys::limits::pin_to(cpu);
