@@ -92,7 +92,7 @@ fn crash_says_of_each_job_how_it_ended() {
             ("overflow: died of SIGABRT while running", &["has overflowed its stack"]),
             ("add again: 42", &[]),
             ("panic: panicked at ", &["crash.rs:", "why    cannot add 40 and 2"]),
-            ("hang: was stopped after 1s", &["ended by Term"]),
+            ("hang: was stopped after 1s", &["it took longer than it may; SIGTERM ended it"]),
             ("poison: given up after 3 attempts", &["attempt 3", "it said \"attempt 3\""]),
             (
                 "litter: died of SIGABRT while running",

@@ -13,7 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use procpool::events::{Event, Events};
-use procpool::{JobError, JobFuture, Outcome, Output, ProcessPool, Shutdown, Status};
+use procpool::{
+    EndedBy, JobError, JobFuture, Limit, Outcome, Output, ProcessPool, Shutdown, Status,
+};
 
 fn add((a, b): (u64, u64)) -> u64 {
     a + b
@@ -211,7 +213,16 @@ fn why(error: &JobError) -> Vec<String> {
         }
         JobError::Panicked(panic) => vec![panic.message.escape_debug().to_string()],
         JobError::TimedOut(timeout) => {
-            vec![format!("its {:?} limit; ended by {:?}", timeout.limit, timeout.ended_by)]
+            let limit = match timeout.limit {
+                Limit::Cpu => "it used more CPU time than it may",
+                _ => "it took longer than it may",
+            };
+            let end = match timeout.ended_by {
+                EndedBy::Term => "SIGTERM ended it",
+                EndedBy::Kill => "it did not end at SIGTERM, so SIGKILL did it",
+                _ => "it ended by itself when asked to",
+            };
+            vec![format!("{limit}; {end}")]
         }
         JobError::Quarantined { last, .. } => why(last),
         _ => Vec::new(),

@@ -81,33 +81,35 @@ fn code(source: &str) -> impl Iterator<Item = (usize, &str)> {
 /// Covers: F-70, F-71
 #[test]
 fn the_hosts_side_of_the_library_has_manners() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
-    let mut files = Vec::new();
-    for name in ["procpool", "procpool-sys", "procpool-wire"] {
-        sources(&crates.join(name).join("src"), &mut files);
-    }
-    assert!(files.len() > 40, "{files:?}");
-    let worker_side = |path: &Path| {
-        let path = path.to_str().unwrap();
-        WORKER_SIDE.iter().any(|part| path.contains(part))
-    };
-    let is_test = |path: &Path| {
-        let path = path.to_str().unwrap();
-        path.ends_with("/tests.rs") || path.contains("/tests/")
-    };
-    let mut found = Vec::new();
-    for file in files
-        .iter()
-        .filter(|file| !worker_side(file) && !is_test(file.strip_prefix(&crates).unwrap()))
-    {
-        let source = fs::read_to_string(file).unwrap();
-        for (at, line) in code(&source) {
-            for (word, reason) in FORBIDDEN.iter().filter(|(word, _)| line.contains(word)) {
-                found.push(format!("{}:{at}: {word} {reason}", file.display()));
+    test(|| {
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+        let mut files = Vec::new();
+        for name in ["procpool", "procpool-sys", "procpool-wire"] {
+            sources(&crates.join(name).join("src"), &mut files);
+        }
+        assert!(files.len() > 40, "{files:?}");
+        let worker_side = |path: &Path| {
+            let path = path.to_str().unwrap();
+            WORKER_SIDE.iter().any(|part| path.contains(part))
+        };
+        let is_test = |path: &Path| {
+            let path = path.to_str().unwrap();
+            path.ends_with("/tests.rs") || path.contains("/tests/")
+        };
+        let mut found = Vec::new();
+        for file in files
+            .iter()
+            .filter(|file| !worker_side(file) && !is_test(file.strip_prefix(&crates).unwrap()))
+        {
+            let source = fs::read_to_string(file).unwrap();
+            for (at, line) in code(&source) {
+                for (word, reason) in FORBIDDEN.iter().filter(|(word, _)| line.contains(word)) {
+                    found.push(format!("{}:{at}: {word} {reason}", file.display()));
+                }
             }
         }
-    }
-    assert!(found.is_empty(), "{found:#?}");
+        assert!(found.is_empty(), "{found:#?}");
+    });
 }
 
 /// Goal: workers that die as soon as they are ready, with no job to blame and none that waits, do not keep their

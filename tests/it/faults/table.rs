@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::catalogue::{LATER, NONE, SECTIONS};
+use crate::support::test;
 
 /// Set it to have `tests/FAULTS.md` written instead of compared.
 const REWRITE: &str = "PROCPOOL_REWRITE_FAULTS";
@@ -157,70 +158,80 @@ fn page(tests: &Tests) -> String {
 /// there is not.
 #[test]
 fn every_fault_has_a_test_or_a_reason() {
-    let (tests, mut complaints) = covered();
-    let all: BTreeSet<u32> =
-        SECTIONS.iter().flat_map(|(_, faults)| faults.iter().map(|(number, _)| *number)).collect();
-    let later = LATER.iter().flat_map(|(_, numbers)| numbers.iter().copied());
-    let excused: Vec<u32> = NONE.iter().map(|(number, _)| *number).chain(later).collect();
-    for number in &all {
-        let excuses = excused.iter().filter(|excused| *excused == number).count();
-        match (tests.get(number), excuses) {
-            (None, 0) => complaints.push(format!("F-{number}: neither test nor reason")),
-            (Some(tests), 1..) => complaints.push(format!(
-                "F-{number}: has tests, so remove it from NONE or LATER in catalogue.rs: {tests:?}"
-            )),
-            (None, 2..) => complaints.push(format!("F-{number}: excused {excuses} times")),
-            _ => {}
+    test(|| {
+        let (tests, mut complaints) = covered();
+        let all: BTreeSet<u32> = SECTIONS
+            .iter()
+            .flat_map(|(_, faults)| faults.iter().map(|(number, _)| *number))
+            .collect();
+        let later = LATER.iter().flat_map(|(_, numbers)| numbers.iter().copied());
+        let excused: Vec<u32> = NONE.iter().map(|(number, _)| *number).chain(later).collect();
+        for number in &all {
+            let excuses = excused.iter().filter(|excused| *excused == number).count();
+            match (tests.get(number), excuses) {
+                (None, 0) => complaints.push(format!("F-{number}: neither test nor reason")),
+                (Some(tests), 1..) => complaints.push(format!(
+                    "F-{number}: has tests, so remove it from NONE or LATER in catalogue.rs: {tests:?}"
+                )),
+                (None, 2..) => complaints.push(format!("F-{number}: excused {excuses} times")),
+                _ => {}
+            }
         }
-    }
-    let named = tests.keys().copied().chain(excused.iter().copied());
-    let unknown: BTreeSet<u32> = named.filter(|number| !all.contains(number)).collect();
-    complaints.extend(unknown.iter().map(|number| format!("F-{number}: no such fault")));
-    let reasons = NONE.iter().map(|(_, reason)| reason);
-    let sentences = reasons.chain(LATER.iter().map(|(feature, _)| feature));
-    complaints.extend(
-        sentences.filter(|text| !text.ends_with('.')).map(|text| format!("no sentence: {text}")),
-    );
-    assert!(complaints.is_empty(), "{complaints:#?}");
+        let named = tests.keys().copied().chain(excused.iter().copied());
+        let unknown: BTreeSet<u32> = named.filter(|number| !all.contains(number)).collect();
+        complaints.extend(unknown.iter().map(|number| format!("F-{number}: no such fault")));
+        let reasons = NONE.iter().map(|(_, reason)| reason);
+        let sentences = reasons.chain(LATER.iter().map(|(feature, _)| feature));
+        complaints.extend(
+            sentences
+                .filter(|text| !text.ends_with('.'))
+                .map(|text| format!("no sentence: {text}")),
+        );
+        assert!(complaints.is_empty(), "{complaints:#?}");
+    });
 }
 
 /// Goal: the page that people read says what the sources say.
 #[test]
 fn the_page_of_faults_is_up_to_date() {
-    let (tests, _) = covered();
-    let page = page(&tests);
-    println!("{page}");
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("FAULTS.md");
-    if std::env::var_os(REWRITE).is_some() {
-        fs::write(&file, page).unwrap();
-    } else {
-        let old = fs::read_to_string(&file).unwrap_or_default();
-        assert!(old == page, "FAULTS.md is out of date: run this test with {REWRITE}=1");
-    }
+    test(|| {
+        let (tests, _) = covered();
+        let page = page(&tests);
+        println!("{page}");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("FAULTS.md");
+        if std::env::var_os(REWRITE).is_some() {
+            fs::write(&file, page).unwrap();
+        } else {
+            let old = fs::read_to_string(&file).unwrap_or_default();
+            assert!(old == page, "FAULTS.md is out of date: run this test with {REWRITE}=1");
+        }
+    });
 }
 
 /// Goal: the scan itself sees a `Covers:` that covers nothing, and takes no other list's numbers.
 #[test]
 fn a_covers_line_before_something_else_is_noticed() {
-    let check = |source: &str| {
-        let (mut tests, mut complaints) = (Tests::new(), Vec::new());
-        // Put together, so that the scan of this file does not take them for its own.
-        let source = source.replace("///COVERS", "/// Covers:");
-        scan("tests/it/a/mod.rs", &source, &mut tests, &mut complaints);
-        (tests, complaints.len())
-    };
-    let name = |number| Tests::from([(number, BTreeSet::from(["a::f".to_owned()]))]);
-    let test = "///COVERS 7, F-3, X1\n#[test]\n#[expect(\nunused,\n)]\nfn f() {}";
-    assert_eq!(check(test), (name(3), 0));
-    assert_eq!(check("///COVERS F-3\nfn f<P: Pool>() {}\non_both_pools![e, f];"), (name(3), 0));
-    assert_eq!(check("///COVERS 7\nfn f() {}"), (Tests::new(), 0));
-    let wrong = [
-        "///COVERS F-3\nfn f() {}",
-        "///COVERS F-3\nstruct S;\n#[test]\nfn f() {}",
-        "///COVERS F-three\n#[test]\nfn f() {}",
-        "///COVERS F-3",
-    ];
-    for source in wrong {
-        assert_eq!(check(source), (Tests::new(), 1), "{source}");
-    }
+    test(|| {
+        let check = |source: &str| {
+            let (mut tests, mut complaints) = (Tests::new(), Vec::new());
+            // Put together, so that the scan of this file does not take them for its own.
+            let source = source.replace("///COVERS", "/// Covers:");
+            scan("tests/it/a/mod.rs", &source, &mut tests, &mut complaints);
+            (tests, complaints.len())
+        };
+        let name = |number| Tests::from([(number, BTreeSet::from(["a::f".to_owned()]))]);
+        let test = "///COVERS 7, F-3, X1\n#[test]\n#[expect(\nunused,\n)]\nfn f() {}";
+        assert_eq!(check(test), (name(3), 0));
+        assert_eq!(check("///COVERS F-3\nfn f<P: Pool>() {}\non_both_pools![e, f];"), (name(3), 0));
+        assert_eq!(check("///COVERS 7\nfn f() {}"), (Tests::new(), 0));
+        let wrong = [
+            "///COVERS F-3\nfn f() {}",
+            "///COVERS F-3\nstruct S;\n#[test]\nfn f() {}",
+            "///COVERS F-three\n#[test]\nfn f() {}",
+            "///COVERS F-3",
+        ];
+        for source in wrong {
+            assert_eq!(check(source), (Tests::new(), 1), "{source}");
+        }
+    });
 }

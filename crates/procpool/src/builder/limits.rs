@@ -139,7 +139,9 @@ impl ProcessPoolBuilder {
     /// each job. They stand in the report of that job; later ones make the worker leave. `Error` makes no
     /// such exception: start what is to stay in the initializer.
     ///
-    /// In a chunk of a `map` the worker leaves after the chunk.
+    /// In a chunk of a `map` the worker leaves after the chunk. With
+    /// [`Isolation::FreshProcess`](crate::Isolation::FreshProcess) every worker leaves after its job, with all
+    /// that the job has left, so nobody looks under `Retire`.
     pub fn leaks(mut self, leaks: Leaks) -> Self {
         self.settings.limits.leaks = leaks.policy();
         self
