@@ -15,6 +15,7 @@ mod support;
 mod benchmark;
 mod cli;
 mod conformance;
+mod containment;
 mod contract;
 mod crash;
 mod events;

@@ -13,6 +13,7 @@ pub mod held;
 pub mod image;
 pub mod limits;
 pub mod mapping;
+pub mod pidfd;
 pub mod sealed;
 pub mod spawn;
 pub mod stack;

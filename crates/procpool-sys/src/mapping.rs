@@ -14,6 +14,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
 
+use crate::spawn::refused;
+
 /// A mapping of a memfd as atomic words. Clones share it; the last one unmaps.
 #[derive(Debug, Clone)]
 pub struct Mapping(Arc<Region>);
@@ -34,7 +36,9 @@ unsafe impl Sync for Region {}
 /// The size is sealed: a worker that truncates the file would otherwise kill the pool's process with
 /// SIGBUS at its next access.
 pub fn create(words: usize) -> io::Result<(Mapping, OwnedFd)> {
-    let fd = memfd_create(c"procpool", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let fd =
+        memfd_create(c"procpool", flags).map_err(|errno| refused("memfd_create", errno.into()))?;
     let file = File::from(fd);
     file.set_len((words * size_of::<AtomicU64>()) as u64)?;
     fcntl(

@@ -10,7 +10,7 @@ mod born;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, setpgid};
 
 use crate::image::Image;
+use crate::pidfd;
 use born::{Failure, Plan};
 
 /// The variable that tells a process that it is a worker. Removed before any user code runs.
@@ -125,6 +126,22 @@ pub fn spawn(
     }
 }
 
+/// Names the call that something forbids here (a sandbox, an old kernel): the bare error would not tell.
+/// EPERM and ENOSYS are what such refusals look like; an exec has other errors.
+pub(crate) fn refused(call: &str, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM) => {
+            io::Error::new(error.kind(), format!("{call} is refused: {error}"))
+        }
+        _ => error,
+    }
+}
+
+/// Whether processes can be born in a cgroup here; the error says why not.
+pub fn probe_clone_into_cgroup() -> io::Result<()> {
+    born::probe()
+}
+
 /// The environment of a worker, whole.
 fn variables(environment: &Environment) -> BTreeMap<OsString, OsString> {
     let mut variables = BTreeMap::new();
@@ -161,8 +178,8 @@ fn spawn_outside(
     command.envs(environment.set.iter().map(|(key, value)| (key, value)));
     command.env(WORKER_VARIABLE, "1");
     #[expect(clippy::disallowed_methods, reason = "this is the one place that starts workers")]
-    let mut child = command.spawn()?;
-    match pidfd_open(child.id()) {
+    let mut child = command.spawn().map_err(|error| refused("clone", error))?;
+    match pidfd::open(child.id()).map_err(|error| refused("pidfd_open", error)) {
         // A `Child` that is dropped leaves its process alone: from here on it is ours to reap.
         Ok(pidfd) => Ok(Process { id: child.id(), pidfd, state: State::Unreaped }),
         Err(error) => {
@@ -174,17 +191,6 @@ fn spawn_outside(
     }
 }
 
-/// A descriptor for the process `pid`, a child of ours (pidfd_open(2)), close-on-exec.
-pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two integers and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
 impl Process {
     /// Takes charge of a child of this process that somebody else has made: a fork server says that it has this
     /// id. It shall lead a process group, and is helped to if it has not come to that yet.
@@ -192,7 +198,7 @@ impl Process {
     /// # Errors
     /// If this process has no such child, which then is left alone.
     pub fn adopt(id: u32) -> io::Result<Process> {
-        let pidfd = pidfd_open(id)?;
+        let pidfd = pidfd::open(id).map_err(|error| refused("pidfd_open", error))?;
         // A stranger is not ours to signal. An unreaped child of ours is, and its id is its own until we reap it.
         if exit_of(&pidfd)?.is_some_and(|exit| exit == Exit::Unknown) {
             return Err(io::Error::from_raw_os_error(libc::ECHILD));

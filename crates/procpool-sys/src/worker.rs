@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -136,21 +137,34 @@ fn raise_oom_score() {
     }
 }
 
+/// The file that kills this worker's cgroup, for when the host has died. Without one the thread that waits for
+/// that walks the tree.
+static KILL_FILE: OnceLock<CString> = OnceLock::new();
+
 /// Ties this process to its host: when the thread that spawned it ends, by whatever means, this process
-/// and everything in its group are killed. Fails if the host is gone already.
+/// and everything below it are killed. Fails if the host is gone already. `cgroup_kill` is the file that
+/// kills the worker's cgroup, if it has one. Orphans below this process come to it from now on.
 ///
-/// The parent-death signal is not SIGKILL, because that would leave the group behind: it is a real-time
-/// signal whose handler kills the whole group. A job that blocks or ignores every signal is left to
-/// [`wait_for_host_death`]; a stopped worker is continued by the kernel itself once its group is orphaned
-/// (setpgid(2)).
-pub fn die_with(host: u32) -> io::Result<()> {
+/// The parent-death signal is not SIGKILL, because that would leave the tree behind: it is a real-time
+/// signal whose handler kills cgroup and group. Without a cgroup it leaves both to the thread in
+/// [`wait_for_host_death`], which can walk the tree: a handler cannot, and to kill the worker first would
+/// be to lose the tree. A job that blocks or ignores every signal is left to that thread too. A stopped
+/// worker is continued by the kernel itself once its group is orphaned (setpgid(2)).
+pub fn die_with(host: u32, cgroup_kill: Option<&[u8]>) -> io::Result<()> {
+    // So that all that a job starts, daemons included, can be found below the worker while it lives. A
+    // forked worker has not inherited it. It cannot fail (PR_SET_CHILD_SUBREAPER(2const)); where a sandbox forbids it, less can be found.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    if let Some(path) = cgroup_kill {
+        // A process becomes a worker once.
+        let _ = KILL_FILE.set(CString::new(path)?);
+    }
     let signal = host_died_signal();
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: all zeroes is a valid sigaction: the default action, no flags, an empty mask.
     let action = unsafe { action.assume_init_mut() };
-    action.sa_sigaction = kill_own_group as *const () as usize;
+    action.sa_sigaction = host_died as *const () as usize;
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-    // SAFETY: the handler makes one system call, which is async-signal-safe.
+    // SAFETY: the handler loads two words and makes system calls that are async-signal-safe.
     let result = unsafe { libc::sigaction(signal, action, std::ptr::null_mut()) };
     if result != 0 {
         return Err(io::Error::last_os_error());
@@ -166,13 +180,36 @@ fn host_died_signal() -> i32 {
     libc::SIGRTMAX() - 2
 }
 
-extern "C" fn kill_own_group(_signal: libc::c_int) {
+extern "C" fn host_died(signal: libc::c_int) {
+    if !is_in_cgroup() && watch::hand_over(signal) {
+        return;
+    }
+    kill_cgroup();
     // SAFETY: the call takes integers and touches no memory of ours. Async-signal-safe (signal-safety(7)).
     unsafe { libc::kill(0, libc::SIGKILL) };
 }
 
-/// Kills this process and everything in its group.
-pub fn kill_group() -> ! {
+/// Kills every process in this worker's cgroup, this one included, if it has one. Async-signal-safe.
+fn kill_cgroup() {
+    let Some(path) = KILL_FILE.get() else {
+        return;
+    };
+    // SAFETY: the path is a text that ends with a zero and is never freed. Async-signal-safe.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if fd >= 0 {
+        // SAFETY: one byte of a constant, to a descriptor that is ours. Async-signal-safe.
+        unsafe { libc::write(fd, c"1".as_ptr().cast(), 1) };
+    }
+}
+
+/// Whether a cgroup of its own holds this worker and all below it.
+pub fn is_in_cgroup() -> bool {
+    KILL_FILE.get().is_some()
+}
+
+/// Kills this process and everything in its cgroup and group.
+pub fn kill_self() -> ! {
+    kill_cgroup();
     // An error is impossible: we are in our own group.
     let _ = kill(Pid::from_raw(0), Signal::SIGKILL);
     std::process::abort()

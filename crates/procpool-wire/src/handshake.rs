@@ -82,6 +82,21 @@ pub struct Setup {
     pub current_dir: Option<Vec<u8>>,
     /// What the worker holds itself to.
     pub limits: WorkerLimits,
+    /// What holds the worker, and what it must see to itself.
+    pub contained: Contained,
+}
+
+/// What holds a worker and the processes below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contained {
+    /// The directories of its cgroups, which it enters before anything else if it was not born there.
+    pub cgroups: Vec<Vec<u8>>,
+    /// The file that ends everything in the worker's cgroup, if it has one.
+    pub kill_file: Option<Vec<u8>>,
+    /// Bytes that each of its processes may map beyond what it starts with, if no cgroup limits memory.
+    pub address_space: Option<u64>,
+    /// Processes and threads that its user may have beyond those there are, if no cgroup limits them.
+    pub processes: Option<u64>,
 }
 
 /// Why a worker cannot start.

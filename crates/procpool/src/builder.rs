@@ -129,6 +129,8 @@ pub(crate) struct Settings {
     pub(crate) restart_limit: (u32, Duration),
     pub(crate) queue_limit: Option<usize>,
     pub(crate) payload_limit: Option<u64>,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) process_limit: Option<u64>,
     pub(crate) environment: Environment,
     pub(crate) current_dir: Option<PathBuf>,
     pub(crate) stack_size: usize,
@@ -194,6 +196,8 @@ impl ProcessPoolBuilder {
             restart_limit: RESTART_LIMIT,
             queue_limit: None,
             payload_limit: None,
+            memory_limit: None,
+            process_limit: None,
             environment: Environment::default(),
             current_dir: None,
             stack_size: STACK_SIZE,
@@ -348,6 +352,42 @@ impl ProcessPoolBuilder {
     /// The longest encoded argument or result, in bytes. By default there is no limit.
     pub fn payload_limit(mut self, bytes: u64) -> Self {
         self.settings.payload_limit = Some(bytes);
+        self
+    }
+
+    /// How much memory a worker may use, in bytes, together with what its job starts. 0 is an error. By default there is
+    /// no limit.
+    ///
+    /// It is kept by the best means that this machine offers;
+    /// [`containment`](ProcessPool::containment) tells by which:
+    ///
+    /// * By a cgroup with a memory controller, of version 2 or 1. What is in memory counts, page cache and
+    ///   shared memory included. A worker that needs more is killed, and the job's
+    ///   [`Death`](crate::Death) says so: `oom` is [`Oom::Yes`](crate::Oom::Yes) and `detail` names the limit.
+    /// * Else by RLIMIT_AS (setrlimit(2)), set to what the worker has mapped when it starts, the stack of its job
+    ///   thread and this. It counts address space, used or not, in each process separately. An allocation that
+    ///   would exceed it fails, which in Rust ends the process by SIGABRT; `detail` names the limit then.
+    ///
+    /// The limit is in force before the initializer and any job.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.check(bytes > 0, || "memory_limit(0): a worker needs some memory".into());
+        self.settings.memory_limit = Some(bytes);
+        self
+    }
+
+    /// How many processes and threads a worker may have, itself and all below it included: a worker without a
+    /// job has two threads. Beyond, fork(2) and the start of a thread fail with EAGAIN. Less than 2 is an
+    /// error. By default there is no limit.
+    ///
+    /// It is kept by a cgroup with a pids controller, of version 2 or 1. Where there is none, by RLIMIT_NPROC
+    /// (setrlimit(2)), set to what the user has running when the worker starts, and this: that counts all
+    /// processes of the user, other workers' included, so it is a bound on a fork bomb rather than an exact limit.
+    /// Root is exempt from it; where neither works no worker is started, and the error says so.
+    pub fn process_limit(mut self, processes: u64) -> Self {
+        self.check(processes >= 2, || {
+            format!("process_limit({processes}): a worker without a job has two threads")
+        });
+        self.settings.process_limit = Some(processes);
         self
     }
 

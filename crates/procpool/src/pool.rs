@@ -13,6 +13,7 @@ use crate::Error;
 use crate::attachments::session::{self, Collected};
 use crate::builder::{Isolation, ProcessPoolBuilder, Settings, Shutdown};
 use crate::cell::{Ended, JobCell, Value};
+use crate::containment::{Capabilities, Capability, Containment, Memory, Processes, Tree};
 use crate::events::Events;
 use crate::executor::{
     Backend, Call, Callee, Control, Data, Executor, JsonCall, Options, Promise, Rejected,
@@ -171,6 +172,32 @@ impl ProcessPool {
     /// What happens in the pool, from now on. See [`events`](crate::events).
     pub fn events(&self) -> Events {
         self.core.0.hub.events()
+    }
+
+    /// What holds the workers of this pool. Makes the pool's cgroups if no worker has been started yet, so
+    /// that it tells what is and not what might be. Where a cgroup turns out later to be of no use, a later
+    /// call says so. In a forked child of this process: nothing.
+    pub fn containment(&self) -> Containment {
+        if fork::is_child() {
+            return Containment {
+                tree: Tree::ProcessGroup,
+                memory: Memory::Unlimited,
+                processes: Processes::Unlimited,
+            };
+        }
+        self.core.0.cgroups().containment()
+    }
+
+    /// What this machine, and this process's place on it, allow; where something is missing, why. Its text
+    /// is one line for each. Looks anew at each call, apart from cgroups, which a pool looks for once.
+    pub fn capabilities(&self) -> Capabilities {
+        // A copy's lock may have been held by a thread that the copy does not have.
+        if fork::is_child() {
+            let unknown =
+                || Capability::Missing("this is a forked child of the pool's process".into());
+            return Capabilities::probe(unknown(), unknown(), unknown(), unknown());
+        }
+        self.core.0.cgroups().capabilities()
     }
 
     /// Starts all workers now and waits until they are ready.

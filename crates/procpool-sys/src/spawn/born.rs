@@ -136,6 +136,24 @@ impl Plan {
     }
 }
 
+/// Asks for a child in a file that is no cgroup, which a kernel that knows the request refuses with EBADF.
+pub(super) fn probe() -> io::Result<()> {
+    let no_cgroup = std::fs::File::open("/dev/null")?;
+    let request = CloneRequest {
+        flags: CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: no_cgroup.as_raw_fd() as u64,
+        ..CloneRequest::default()
+    };
+    let size = size_of::<CloneRequest>();
+    // SAFETY: the request is valid, and the file no cgroup, so no child is made.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const request, size) };
+    match io::Error::last_os_error() {
+        error if result < 0 && error.raw_os_error() == Some(libc::EBADF) => Ok(()),
+        error => Err(super::refused("clone3", error)),
+    }
+}
+
 /// What the child reads and writes in its parent's memory.
 struct Orders {
     path: *const libc::c_char,

@@ -3,8 +3,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
-use nix::unistd::getppid;
+use nix::unistd::{getppid, gettid};
+
+/// The thread that has come to [`wait`] and has the signal blocked; 0 while there is none.
+static WAITER: AtomicI32 = AtomicI32::new(0);
 
 /// Has the kernel send this process `signal` when the thread that spawned it ends (PR_SET_PDEATHSIG(2const)).
 /// If that has happened already, nobody sends it: look at the parent afterwards.
@@ -24,6 +28,7 @@ pub(super) fn wait(signal: i32, host: u32) {
     let set = set_of(signal);
     // SAFETY: the set is valid for the call; a null pointer says that the old mask is not wanted.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+    WAITER.store(gettid().as_raw(), Ordering::Release);
     loop {
         // It fails for numbers alone that are no signals.
         let _ = ask_for(signal);
@@ -36,6 +41,18 @@ pub(super) fn wait(signal: i32, host: u32) {
             return;
         }
     }
+}
+
+/// Gives the signal that has come in another thread to the one in [`wait`]. False if none is there yet.
+/// Async-signal-safe.
+pub(super) fn hand_over(signal: i32) -> bool {
+    let waiter = WAITER.load(Ordering::Acquire);
+    if waiter == 0 {
+        return false;
+    }
+    // The thread waits for as long as the process lives, so its id is its own.
+    // SAFETY: the call takes integers and touches no memory of ours. A bare system call is async-signal-safe.
+    unsafe { libc::syscall(libc::SYS_tkill, waiter, signal) == 0 }
 }
 
 fn set_of(signal: i32) -> libc::sigset_t {

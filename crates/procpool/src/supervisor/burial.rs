@@ -16,7 +16,7 @@ use crate::events::{self, WorkerEnd};
 impl Supervisor {
     /// A worker's process has ended: reads its last results, learns how it ended, settles its jobs.
     pub(super) fn bury(&mut self, slot: usize) {
-        let Some(worker) = &self.workers[slot] else {
+        let Some(worker) = &mut self.workers[slot] else {
             return;
         };
         let exit = match worker.process.exit() {
@@ -24,8 +24,8 @@ impl Supervisor {
             Ok(None) => return,
             Err(_) => Exit::Unknown,
         };
-        // First the group: what is left of it could write to the channel for ever.
-        worker.process.kill_group();
+        // First what it has left: that could write to the channel for ever.
+        worker.kill_remains();
         let inner = Arc::clone(&self.inner);
         let mut completions = Vec::new();
         let mut frames = Vec::new();
@@ -47,13 +47,17 @@ impl Supervisor {
             }
         }
         self.handle_events();
-        let Some(Worker { process, tap, started_ns, .. }) = self.workers[slot].take() else {
+        let Some(worker) = self.workers[slot].take() else {
             return;
         };
-        let pid = process.id();
-        process.reap();
-        let tail = self.stderr.close(&tap);
+        let pid = worker.process.id();
+        let tail = self.stderr.close(&worker.tap);
         self.hot.retain(|hot| *hot != slot);
+        let fault = inner.dispatch().channel(slot).and_then(|channel| channel.fault.clone());
+        let (oom, detail) = worker.verdict(exit, fault, &tail);
+        let Worker { process, hold, started_ns, .. } = worker;
+        process.reap();
+        hold.let_go(self);
 
         let mut dispatch = inner.dispatch();
         let state = self.machine.slot(slot);
@@ -63,14 +67,12 @@ impl Supervisor {
             Slot::Stopping(Stage::Killed) => self.course == Course::Ending,
             _ => false,
         };
-        let mut fault = None;
         let mut job = None;
         if let Some(channel) = dispatch.remove_worker(slot) {
             job = channel.running().map(|(_, entry, ..)| entry.cell.id);
             if job.is_none() && channel.jobs_done == 0 {
                 self.events.push(Event::Unused(slot));
             }
-            fault = channel.fault.clone();
             if !planned {
                 dispatch.count_death();
             }
@@ -79,7 +81,8 @@ impl Supervisor {
                 pid,
                 status: status_of(exit),
                 state,
-                fault: fault.clone(),
+                oom,
+                detail: detail.clone(),
                 tail: &tail,
             };
             for next in obituary.settle(channel) {
@@ -94,7 +97,7 @@ impl Supervisor {
         drop(dispatch);
         self.complete(completions);
         let who = format!("worker {slot}");
-        self.events.push(Event::Exited(slot, start_cause(&who, pid, exit, fault, &tail)));
+        self.events.push(Event::Exited(slot, start_cause(&who, pid, exit, detail, &tail)));
     }
 }
 

@@ -85,6 +85,7 @@ impl Supervisor {
     /// A worker will not be asked for.
     fn give_up(&mut self, cradle: Cradle) {
         self.stderr.close(&cradle.tap);
+        cradle.hold.let_go(self);
         self.events.push(Event::Unborn(cradle.place));
     }
 
@@ -174,6 +175,7 @@ impl Supervisor {
             Forked::Born(pid) => self.born(cradle, pid),
             Forked::Refused(errno) => {
                 self.stderr.close(&cradle.tap);
+                cradle.hold.let_go(self);
                 let error = io::Error::from_raw_os_error(errno);
                 self.stillborn(cradle.place, &error);
             }
@@ -196,15 +198,16 @@ impl Supervisor {
 
     /// Takes up a process that was forked.
     fn born(&mut self, cradle: Cradle, pid: u32) {
-        let Cradle { place, channel, tap, ends } = cradle;
+        let Cradle { place, channel, tap, hold, ends } = cradle;
         drop(ends);
         let settled = match Process::adopt(pid) {
             Err(error) => {
                 self.stderr.close(&tap);
+                hold.let_go(self);
                 Err(error)
             }
             Ok(process) => {
-                let worker = Worker::new(process, tap);
+                let worker = Worker::new(process, tap, hold);
                 match place {
                     Place::Slot(slot) => self.move_in(slot, worker, channel),
                     Place::Spare(place) => self.settle_spare(place, worker, channel),
@@ -218,14 +221,14 @@ impl Supervisor {
         // It may have been renounced before it was there.
         let renounced = Slot::Stopping(Stage::Killed);
         let process = match place {
-            Place::Slot(slot) if self.machine.slot(slot) == renounced => &self.workers[slot],
+            Place::Slot(slot) if self.machine.slot(slot) == renounced => &mut self.workers[slot],
             Place::Spare(place) if self.machine.spare(place) == renounced => {
                 return self.kill_spare(place);
             }
             _ => return,
         };
         if let Some(worker) = process {
-            worker.process.kill_group();
+            worker.kill_tree();
         }
     }
 
@@ -290,6 +293,7 @@ impl Supervisor {
         let mut unborn = Vec::new();
         for cradle in server.births {
             self.stderr.close(&cradle.tap);
+            cradle.hold.let_go(self);
             unborn.push(cradle.place);
         }
         let Worker { process, tap, .. } = server.worker;

@@ -14,7 +14,9 @@
 
 mod burial;
 pub(crate) mod callbacks;
+pub(crate) mod cgroup;
 pub(crate) mod channel;
+mod containment;
 mod cpu_limit;
 pub(crate) mod dispatch;
 pub(crate) mod entry;
@@ -46,8 +48,11 @@ use crate::Error;
 use crate::builder::{Settings, Shutdown};
 use crate::cell::Callbacks;
 use crate::events::{self, Hub, StopStage};
+use crate::tree::{Census, Found};
 use callbacks::CallbackThreads;
+use cgroup::{Cgroups, Limits};
 use channel::{Harvest, Link, PoolChannel};
+use containment::Hold;
 use dispatch::{Dispatch, Request};
 use entry::Completion;
 use fork_server::ForkServer;
@@ -83,6 +88,7 @@ pub(crate) struct Inner {
     /// A worker became ready, or the pool broke or ended.
     pub(crate) changed: Condvar,
     wake: Arc<Wake>,
+    cgroups: Mutex<Cgroups>,
     ended: Mutex<bool>,
     ended_changed: Condvar,
     pub(crate) callbacks: CallbackThreads,
@@ -94,6 +100,11 @@ impl Inner {
     pub(crate) fn dispatch(&self) -> MutexGuard<'_, Dispatch> {
         // Nothing of the user's runs under this lock, and the supervisor must outlive a bug of ours.
         self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never together with the dispatch's lock: to make and to remove a cgroup takes its time.
+    pub(crate) fn cgroups(&self) -> MutexGuard<'_, Cgroups> {
+        self.cgroups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the supervisor look at what is asked of it.
@@ -136,6 +147,11 @@ impl Inner {
 struct Worker {
     process: Process,
     tap: Arc<Tap>,
+    hold: Hold,
+    /// What was below it when it was sent SIGTERM, where no cgroup holds it.
+    census: Census,
+    /// Processes below it that could not be killed.
+    survivors: Vec<Found>,
     /// Since when its channel is closed although it lives.
     hung_up_at: Option<u64>,
     /// What epoll was told.
@@ -144,9 +160,17 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(process: Process, tap: Arc<Tap>) -> Worker {
-        let started_ns = clock::monotonic_ns();
-        Worker { process, tap, hung_up_at: None, writing: false, started_ns }
+    fn new(process: Process, tap: Arc<Tap>, hold: Hold) -> Worker {
+        Worker {
+            process,
+            tap,
+            hold,
+            census: Census::default(),
+            survivors: Vec::new(),
+            hung_up_at: None,
+            writing: false,
+            started_ns: clock::monotonic_ns(),
+        }
     }
 }
 
@@ -250,6 +274,7 @@ impl Supervisor {
             max_ns: nanoseconds(max),
             seed: clock::monotonic_ns(),
         };
+        let limits = Limits { memory: settings.memory_limit, processes: settings.process_limit };
         let inner = Arc::new(Inner {
             dispatch: Mutex::new(dispatch),
             settings,
@@ -257,6 +282,7 @@ impl Supervisor {
             room: Condvar::new(),
             changed: Condvar::new(),
             wake,
+            cgroups: Mutex::new(Cgroups::new(limits)),
             ended: Mutex::new(false),
             ended_changed: Condvar::new(),
             callbacks: CallbackThreads::default(),
@@ -298,6 +324,7 @@ impl Supervisor {
         let inner = Arc::clone(&self.inner);
         // The reader of standard error ends before anyone is told that the pool has.
         drop(self);
+        inner.cgroups().close();
         inner.hub.end();
         inner.changed.notify_all();
         inner.room.notify_all();
@@ -609,8 +636,8 @@ impl Supervisor {
             }
             Action::Terminate(slot) => {
                 self.note_stop(slot, StopStage::Terminate, None);
-                if let Some(worker) = &self.workers[slot] {
-                    worker.process.terminate_group();
+                if let Some(worker) = &mut self.workers[slot] {
+                    worker.terminate();
                 }
             }
             Action::Kill(slot) => {
@@ -619,8 +646,8 @@ impl Supervisor {
                 let fault = dispatch.channel(slot).and_then(|channel| channel.fault.clone());
                 drop(dispatch);
                 self.note_stop(slot, StopStage::Kill, fault);
-                match &self.workers[slot] {
-                    Some(worker) => worker.process.kill_group(),
+                match &mut self.workers[slot] {
+                    Some(worker) => worker.kill_tree(),
                     None => self.renounce(Place::Slot(slot)),
                 }
             }

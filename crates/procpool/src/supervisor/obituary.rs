@@ -19,7 +19,9 @@ pub(super) struct Obituary<'a> {
     pub(super) pid: u32,
     pub(super) status: Status,
     pub(super) state: Slot,
-    pub(super) fault: Option<String>,
+    pub(super) oom: Oom,
+    /// What else is known.
+    pub(super) detail: Option<String>,
     pub(super) tail: &'a str,
 }
 
@@ -55,16 +57,11 @@ impl Obituary<'_> {
         Death {
             status: self.status,
             phase,
-            oom: match self.status {
-                // Without a cgroup of our own nobody says whose SIGKILL it was.
-                Status::Signal(libc::SIGKILL, _) if self.fault.is_none() => Oom::Unknown,
-                Status::Unknown => Oom::Unknown,
-                _ => Oom::No,
-            },
+            oom: self.oom,
             pid: self.pid,
             attempt: entry.attempt(),
             stderr_tail: self.tail.to_owned(),
-            detail: self.fault.clone().or_else(|| limit_hit(self.status).map(str::to_owned)),
+            detail: self.detail.clone().or_else(|| limit_hit(self.status).map(str::to_owned)),
             label: entry.cell.label(),
             worker: self.slot,
         }
@@ -107,12 +104,12 @@ pub(super) fn start_cause(
     who: &str,
     pid: u32,
     exit: Exit,
-    fault: Option<String>,
+    detail: Option<String>,
     tail: &str,
 ) -> String {
     let mut cause = format!("{who} (pid {pid}) ended before it was ready: {}", status_of(exit));
-    if let Some(fault) = fault {
-        cause.push_str(&format!("; {fault}"));
+    if let Some(detail) = detail {
+        cause.push_str(&format!("; {detail}"));
     }
     if matches!(exit, Exit::Code(_)) {
         cause.push_str("; is procpool::init() the first line of its main?");

@@ -129,8 +129,8 @@ impl Supervisor {
     }
 
     pub(super) fn kill_spare(&mut self, place: usize) {
-        match &self.spares[place] {
-            Some(spare) => spare.worker.process.kill_group(),
+        match &mut self.spares[place] {
+            Some(spare) => spare.worker.kill_tree(),
             None => self.renounce(Place::Spare(place)),
         }
     }
@@ -216,7 +216,7 @@ impl Supervisor {
             Ok(None) => return,
             Err(_) => Exit::Unknown,
         };
-        spare.worker.process.kill_group();
+        spare.worker.kill_remains();
         let (frames, _) = spare.read(&mut self.buffer);
         for frame in frames {
             if frame.kind == FrameKind::StartFailed {
@@ -225,13 +225,14 @@ impl Supervisor {
         }
         self.handle_events();
         // It may just have been taken, and is buried as a worker then.
-        let Some(Spare { worker: Worker { process, tap, .. }, channel }) =
+        let Some(Spare { worker: Worker { process, tap, hold, .. }, channel }) =
             self.spares[place].take()
         else {
             return;
         };
         let pid = process.id();
         process.reap();
+        hold.let_go(self);
         let tail = self.stderr.close(&tap);
         let cause = start_cause("a spare", pid, exit, channel.fault, &tail);
         self.events.push(Event::Spare(place, SpareEvent::Exited(cause)));

@@ -15,10 +15,11 @@ use procpool_sys::{channel as sockets, limits, mapping};
 use procpool_wire::block::BLOCK_WORDS;
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
-use procpool_wire::handshake::{Role, Setup, StartFault, Target};
+use procpool_wire::handshake::{Contained, Role, Setup, StartFault, Target};
 use procpool_wire::limits::{LeakPolicy, WorkerLimits};
 
 use super::channel::PoolChannel;
+use super::containment::Hold;
 use super::machine::{Event, Trouble};
 use super::slot::{Place, Slot};
 use super::stderr::Tap;
@@ -35,6 +36,7 @@ pub(super) struct Cradle {
     /// The pool's end; the setup is on its way.
     pub(super) channel: PoolChannel,
     pub(super) tap: Arc<Tap>,
+    pub(super) hold: Hold,
     /// The process's ends of its control channel and of its standard error.
     pub(super) ends: [OwnedFd; 2],
 }
@@ -64,7 +66,12 @@ impl Supervisor {
             Place::Spare(_) => (Role::Worker, None),
             Place::Server => (Role::ForkServer, None),
         };
-        let setup = self.setup(role, slot);
+        let hold = match role {
+            Role::Worker => Hold::prepare(self),
+            Role::ForkServer => Ok(Hold::default()),
+        };
+        let hold = hold.inspect_err(|_| drop(self.stderr.close(&tap)))?;
+        let setup = self.setup(role, slot, hold.contained());
         let channel = || {
             let (ours, control) = sockets::pair()?;
             let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
@@ -83,9 +90,12 @@ impl Supervisor {
             Ok((channel, control))
         };
         match channel() {
-            Ok((channel, control)) => Ok(Cradle { place, channel, tap, ends: [control, stderr] }),
+            Ok((channel, control)) => {
+                Ok(Cradle { place, channel, tap, hold, ends: [control, stderr] })
+            }
             Err(error) => {
                 self.stderr.close(&tap);
+                hold.let_go(self);
                 Err(error)
             }
         }
@@ -99,11 +109,16 @@ impl Supervisor {
             None => Program::SameImage(self.inner.image),
         };
         let name = full_name(name, &program);
-        let Cradle { channel, tap, ends: [control, stderr], .. } = cradle;
-        match spawn::spawn(&program, &name, &settings.environment, control, stderr, None) {
-            Ok((process, _)) => Ok((Worker::new(process, tap), channel)),
+        let Cradle { channel, tap, hold, ends: [control, stderr], .. } = cradle;
+        let started = hold.birth_dir().and_then(|dir| {
+            let cgroup = dir.as_ref().map(AsFd::as_fd);
+            spawn::spawn(&program, &name, &settings.environment, control, stderr, cgroup)
+        });
+        match started {
+            Ok((process, _)) => Ok((Worker::new(process, tap, hold), channel)),
             Err(error) => {
                 self.stderr.close(&tap);
+                hold.let_go(self);
                 Err(error)
             }
         }
@@ -140,7 +155,7 @@ impl Supervisor {
     }
 
     /// The first frame for a process of the pool. The slot is not known of every worker.
-    pub(super) fn setup(&self, role: Role, slot: Option<usize>) -> Vec<u8> {
+    pub(super) fn setup(&self, role: Role, slot: Option<usize>, contained: Contained) -> Vec<u8> {
         let settings = &self.inner.settings;
         let initializer = settings.initializer_of(role);
         // What a preload needs is not limited by what workers may use.
@@ -179,6 +194,7 @@ impl Supervisor {
                 .as_deref()
                 .map(|dir| dir.as_os_str().as_bytes().to_vec()),
             limits,
+            contained,
         };
         let mut body = Vec::new();
         // The type is ours and always encodes.

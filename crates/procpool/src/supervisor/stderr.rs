@@ -8,10 +8,12 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use procpool_sys::channel::pipe;
 use tracing::Level;
@@ -166,6 +168,19 @@ impl Tap {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether any process can still write to it.
+    pub(crate) fn has_writers(&self) -> bool {
+        let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        // Told at once, whatever is in the pipe.
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+    }
+
+    /// The pipe's inode, by which /proc shows who holds it.
+    pub(crate) fn inode(&self) -> u64 {
+        self.pipe.metadata().map_or(0, |metadata| metadata.ino())
     }
 
     /// Reads once, keeps the tail and tells the lines. 0: nothing is there now, or ever.

@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use interprocess::os::unix::uds_local_socket::Stream;
-use procpool_sys::{channel, worker};
+use procpool_sys::channel;
 use procpool_wire::codec;
 use procpool_wire::frame::{self, Decoder, Frame, FrameKind, HEADER_LEN};
 use procpool_wire::handshake::Setup;
 
+use super::contained;
 use crate::attachments::carrier::Carrier;
 use crate::attachments::{self, List};
 
@@ -155,7 +156,7 @@ impl WorkerChannel {
             });
             // The pool is gone, or a job that writes to our end of the channel's peer has ruined it.
             if read.is_err() {
-                worker::kill_group();
+                contained::kill_self();
             }
         }
         word.expect("the loop ends with one")
@@ -179,14 +180,14 @@ impl WorkerChannel {
                     fds.extend(received.fds);
                     received.len
                 }
-                _ => worker::kill_group(),
+                _ => contained::kill_self(),
             };
             match self.decoder.feed(&mut &self.buffer[..len]) {
                 Ok(None) => {}
                 Ok(Some(frame)) if frame.kind == FrameKind::Fork => return Request::Fork(fds),
                 Ok(Some(frame)) if frame.kind == FrameKind::Bye => return Request::Bye,
                 // The pool sends nothing else.
-                Ok(Some(_)) | Err(_) => worker::kill_group(),
+                Ok(Some(_)) | Err(_) => contained::kill_self(),
             }
         }
     }
@@ -235,7 +236,7 @@ impl WorkerChannel {
     fn write(&mut self, bytes: &[u8]) {
         if self.stream.write_all(bytes).is_err() {
             // The pool is gone, or a job has closed the channel: either way this worker is of no use.
-            worker::kill_group();
+            contained::kill_self();
         }
     }
 
@@ -249,7 +250,7 @@ impl WorkerChannel {
         };
         if result.is_err() {
             // The pool is gone, or a job has closed the channel: either way this worker is of no use.
-            worker::kill_group();
+            contained::kill_self();
         }
     }
 }

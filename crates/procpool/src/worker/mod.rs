@@ -6,6 +6,7 @@
 //! that workers are forked off. Nothing here knows pools or futures.
 
 mod channel;
+mod contained;
 mod fault;
 mod fork_server;
 mod hook;
@@ -101,7 +102,8 @@ struct Start {
 fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     let other = |what: &str, error: std::io::Error| StartFault::Other(format!("{what}: {error}"));
     nesting::note(setup.depth);
-    worker::die_with(setup.host)
+    contained::enter(&setup.contained)?;
+    worker::die_with(setup.host, setup.contained.kill_file.as_deref())
         .map_err(|error| other("cannot follow the host in death", error))?;
     worker::set_thread_name(&thread_name(setup));
     let image = init::image_of_worker().map_err(|error| {
@@ -130,6 +132,7 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     }
     // The last of what needs no user code: a limit is on jobs, not on what is done for them.
     limits::apply(&setup.limits)?;
+    contained::limit(&setup.contained, setup.stack_size)?;
     Ok(Start { image, same_build, memory })
 }
 
@@ -157,7 +160,7 @@ fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
         ));
     }
     worker::wait_for_host_death(host);
-    worker::kill_group()
+    contained::kill_self()
 }
 
 /// The thread that runs jobs.

@@ -19,7 +19,7 @@ use procpool_wire::handshake::{Form, Setup};
 
 use super::channel::{Word, WorkerChannel};
 use super::upkeep::{Finding, Upkeep};
-use super::{SharedBlock, TASK_LIST, Unresolved, fault, hook, resolve_named};
+use super::{SharedBlock, TASK_LIST, Unresolved, contained, fault, hook, resolve_named};
 use crate::attachments::List;
 use crate::attachments::session::{self, Collected};
 use crate::builder::InitResult;
@@ -156,10 +156,11 @@ pub(super) fn serve(
             }
             Ok(None) => {
                 if running.wait_for_job(spin_ns) == Word::Bye {
+                    contained::end_tree();
                     std::process::exit(0);
                 }
             }
-            Err(_corrupt) => procpool_sys::worker::kill_group(),
+            Err(_corrupt) => contained::kill_self(),
         }
     }
 }
@@ -189,6 +190,7 @@ impl Running {
     fn leave(&mut self) -> ! {
         self.tell_of_results();
         while self.channel.next_word() != Word::Bye {}
+        contained::end_tree();
         std::process::exit(0)
     }
 
@@ -215,7 +217,7 @@ impl Running {
         if !self.end.claim(header.ticket, self.now_ns) {
             if !self.end.was_revoked(header.ticket) {
                 // A job has scribbled over the claim table. To skip this one would be to lose it.
-                procpool_sys::worker::kill_group();
+                contained::kill_self();
             }
             self.attachments = None;
             return;
@@ -298,7 +300,7 @@ impl Running {
         for element in self.header.first..end {
             let Some((_, argument, next)) = elements::split_first(rest) else {
                 // The pool has written these elements itself.
-                procpool_sys::worker::kill_group()
+                contained::kill_self()
             };
             rest = next;
             self.begin(element);
@@ -535,7 +537,7 @@ impl Running {
         loop {
             if self.end.is_corrupt() {
                 // A job has scribbled over the shared memory.
-                procpool_sys::worker::kill_group();
+                contained::kill_self();
             }
             self.end.want_bell(true);
             if self.end.has_room(words) {

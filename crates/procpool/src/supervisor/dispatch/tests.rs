@@ -255,7 +255,8 @@ impl World {
             pid: 1 + slot as u32,
             status: Status::Exit(1),
             state: Slot::Serving,
-            fault: None,
+            oom: crate::job_error::Oom::No,
+            detail: None,
             tail: "",
         };
         for next in obituary.settle(channel) {
