@@ -90,6 +90,7 @@ impl Held {
                 leaks.push(format!("descriptor {fd} -> {target}"));
             }
         }
+        leaks.extend(cgroups().iter().map(|dir| format!("cgroup {}", dir.display())));
         // A joined thread's entry in /proc can outlive the join by a moment.
         while pool_threads().len() > self.threads.len() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
@@ -100,6 +101,23 @@ impl Held {
         }
         leaks
     }
+}
+
+/// The directories of this process's pools among the cgroups of all hierarchies.
+fn cgroups() -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let own: Vec<&str> = own.map(|path| path.trim_start_matches('/')).collect();
+    let roots =
+        ["", "unified", "memory", "pids"].map(|root| Path::new("/sys/fs/cgroup").join(root));
+    let dirs = roots.iter().flat_map(|root| own.iter().map(|path| root.join(path)));
+    let mark = format!("-{}-", process::id());
+    let entries = dirs.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("procpool-") && name.contains(&mark)
+    };
+    entries.map(|entry| entry.path()).filter(is_ours).collect()
 }
 
 fn descriptors() -> BTreeMap<i32, String> {

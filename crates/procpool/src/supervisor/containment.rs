@@ -110,7 +110,7 @@ impl Worker {
 
     /// Kills the worker and everything below it.
     pub(super) fn kill_tree(&mut self) {
-        if let Some(group) = &self.hold.group {
+        if let Some(group) = &mut self.hold.group {
             self.process.kill_group();
             group.kill();
             return;
@@ -125,8 +125,8 @@ impl Worker {
     /// The worker has ended: kills what is left of its tree.
     pub(super) fn kill_remains(&mut self) {
         self.process.kill_group();
-        match &self.hold.group {
-            Some(group) => drop(group.kill()),
+        match &mut self.hold.group {
+            Some(group) => group.kill_remains(),
             None => {
                 self.survivors.extend(mem::take(&mut self.census).kill(WALK_MAX));
                 if self.tap.has_writers() {

@@ -76,7 +76,7 @@ pub(super) fn remove(path: &Path) -> bool {
 }
 
 /// Removes the cgroups below one.
-fn remove_below(path: &Path) {
+pub(super) fn remove_below(path: &Path) {
     // A directory has two links, and one more for each directory in it.
     if fs::metadata(path).is_ok_and(|metadata| metadata.nlink() == 2) {
         return;

@@ -54,6 +54,9 @@ pub(crate) struct Cgroups {
     /// Version 1, where version 2 has no such controller for us.
     memory: Place,
     processes: Place,
+    /// Groups of workers that have left them empty, for the next ones: at hand sooner than new ones. None if there
+    /// are limits: what the dead have used could be counted against the living.
+    free: Vec<Group>,
     /// Directories that could not be removed yet.
     leaving: Vec<PathBuf>,
     next: u64,
@@ -121,8 +124,17 @@ pub(crate) struct Group {
     tree: Option<Dir>,
     memory: Keeper,
     processes: Keeper,
+    used: Use,
     /// The memory controller's count of kills when the worker was started.
     oom_kills_before: u64,
+}
+
+/// Whether another worker can be born in a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Nothing in it was killed by `cgroup.kill`.
+    Fresh,
+    Killed,
 }
 
 /// What keeps a limit.
@@ -180,6 +192,7 @@ impl Cgroups {
             unified: Place::Unasked,
             memory: Place::Unasked,
             processes: Place::Unasked,
+            free: Vec::new(),
             leaving: Vec::new(),
             next: 0,
             machine_oom_kills: None,
@@ -201,11 +214,21 @@ impl Cgroups {
     /// # Errors
     /// Only what may go well next time.
     pub(crate) fn take(&mut self) -> io::Result<Option<Group>> {
+        if matches!(self.unified, Place::Ready(_))
+            && let Some(group) = self.free.pop()
+        {
+            return Ok(Some(group));
+        }
         self.remove_leaving();
         let name = format!("w{}", self.next);
         let tree = make(&mut self.unified, Hierarchy::Unified, &name)?;
-        let mut group =
-            Group { tree, memory: Keeper::Nobody, processes: Keeper::Nobody, oom_kills_before: 0 };
+        let mut group = Group {
+            tree,
+            memory: Keeper::Nobody,
+            processes: Keeper::Nobody,
+            used: Use::Fresh,
+            oom_kills_before: 0,
+        };
         if let Some(bytes) = self.limits.memory {
             group.memory = match &group.tree {
                 Some(dir) if self.unified.enable("memory") && limit_memory_v2(dir, bytes) => {
@@ -228,10 +251,17 @@ impl Cgroups {
         Ok((!group.dirs().is_empty()).then_some(group))
     }
 
-    /// Takes back the cgroups of a worker that was killed with all that was in them, and reaped. They are not
-    /// used again: a process that is born in a cgroup which was killed once is killed as well, at any later
+    /// Takes back the cgroups of a worker that was killed with all that was in them, and reaped. Those that were
+    /// killed are not used again: a process that is born in a cgroup which was killed once is killed as well, at any later
     /// time (seen on Linux 6.18; cgroup_post_fork compares counts of kills of two different cgroups).
     pub(crate) fn give_back(&mut self, group: Group) {
+        let has_limits = self.limits.memory.is_some() || self.limits.processes.is_some();
+        if let (Some(tree), Use::Fresh, false) = (&group.tree, group.used, has_limits) {
+            // What pools in the worker have left.
+            dir::remove_below(&tree.path);
+            self.free.push(group);
+            return;
+        }
         self.leaving.extend(group.dirs().into_iter().map(|dir| dir.path.clone()));
         self.remove_leaving();
     }
@@ -242,6 +272,7 @@ impl Cgroups {
 
     /// Removes all directories. Waits a while for those that are killed to be gone. Afterwards none is made.
     pub(crate) fn close(&mut self) {
+        self.free.clear();
         self.leaving.clear();
         for place in [&mut self.unified, &mut self.memory, &mut self.processes] {
             place.refuse("the pool has ended".into());
@@ -402,8 +433,19 @@ impl Group {
         !matches!(self.processes, Keeper::Nobody)
     }
 
+    /// The worker has ended: kills what it has left, if it has left anything.
+    pub(crate) fn kill_remains(&mut self) {
+        let events =
+            self.tree.as_ref().and_then(|dir| fs::read(dir.path.join("cgroup.events")).ok());
+        let events = events.as_deref().and_then(|text| std::str::from_utf8(text).ok());
+        if events.and_then(|text| counter(text, "populated")) != Some(0) {
+            self.kill();
+        }
+    }
+
     /// Kills everything in it, so that nothing of it can fork any more. True if that is certain.
-    pub(crate) fn kill(&self) -> bool {
+    pub(crate) fn kill(&mut self) -> bool {
+        self.used = Use::Killed;
         if let Some(kill) = self.tree.as_ref().and_then(|dir| dir.kill.as_ref())
             && (&mut &*kill).write_all(b"1").is_ok()
         {
