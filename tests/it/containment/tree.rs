@@ -10,7 +10,7 @@ use procpool::{EndedBy, JobError, ProcessPool};
 
 use super::{Story, User, tell};
 use crate::life::fixture::{Fixture, Watched};
-use crate::support::{Meeting, meet, test};
+use crate::support::{Meeting, describe, meet, test, wait_until};
 
 /// What is promised for the host's death; the other ends are faster, but nothing waits for them.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ fn nothing_is_left(user: User, end: &str, stderr: &str, act: impl FnOnce(&mut Fi
             process.ends_within(GONE_WITHIN),
             "{user:?}, {end}: {} is left: {}",
             process.pid,
-            crate::support::describe(process.pid)
+            describe(process.pid)
         );
     }
     let said = if end == "wait" { String::new() } else { host.hear() };
@@ -151,6 +151,8 @@ fn a_stopped_worker_is_stopped_for_good_at_its_time_limit_and_else_goes_on() {
         let future = pool.submit(job, meeting.path());
         let guest = meeting.next();
         send(Signal::SIGSTOP);
+        // The signal takes its time, in which the job could end.
+        wait_until("it is stopped", || describe(pool.workers()[0].pid).contains(") T "));
         guest.go();
         // Were a stopped process taken for one that has ended, this would be over now; more time could only
         // make the test stronger.
