@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap_complete::Shell;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::halt::Halt;
+use crate::progress::Show;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 all jobs succeeded, 1-100 so many failed, 101 more failed, 102 wrong usage, \
@@ -30,6 +32,9 @@ pub(crate) enum Command {
     Run(Run),
     Call(Call),
     Tasks(Tasks),
+    Replay(Replay),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Run a command once for each input.
@@ -127,6 +132,38 @@ pub(crate) struct Tasks {
     pub(crate) json: bool,
 }
 
+/// Run a job again that was kept by `--capsules`.
+///
+/// It is run alone, in the foreground, in its directory and with its environment, and without limits. A
+/// command takes the place of this program; a task is called in a worker, and its result is printed.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// The file
+    pub(crate) capsule: PathBuf,
+
+    /// Run it under a debugger
+    #[arg(long, value_name = "NAME")]
+    pub(crate) debugger: Option<Debugger>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Debugger {
+    Gdb,
+    Lldb,
+}
+
+/// Print the completions of this program for a shell.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    pub(crate) shell: Shell,
+}
+
+/// Print the manual page, of this program or of a subcommand, as man(1) reads it.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    pub(crate) subcommand: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     /// The program that has the tasks: one whose main begins with `procpool::init()`
@@ -171,6 +208,23 @@ pub(crate) struct Settings {
     /// Print an object of JSON for each job: the fields of the joblog and what it printed
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Write a page of HTML to FILE at the end: summary, timeline, run times, failed and slowest jobs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Write a trace to FILE, for chrome://tracing or ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Keep each job that died, panicked or timed out in DIR/SEQ.json, for `procpool replay`. The
+    /// environment is in it, so only you can read it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) capsules: Option<PathBuf>,
+
+    /// How far the batch is, on standard error
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Show::Auto)]
+    pub(crate) progress: Show,
 
     /// Stop early: now (stopping what runs) or soon (finishing it), when so many jobs, or so many percent of
     /// all, have failed, succeeded or ended; as in now,fail=1 or soon,fail=10% or now,success=1

@@ -4,6 +4,7 @@
 //! by one, so their number, and that of the results that wait for their turn, is bounded whatever the
 //! number of inputs.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -11,7 +12,7 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
-use procpool::{JobError, JobFuture, ProcessPool, Shutdown};
+use procpool::{JobError, JobFuture, JobId, ProcessPool, Shutdown};
 
 use crate::args;
 use crate::books::Books;
@@ -19,6 +20,7 @@ use crate::exit_code;
 use crate::gate::Gate;
 use crate::halt::{Halt, Tally, When};
 use crate::input::{Input, Inputs};
+use crate::progress::{self, Progress};
 use crate::record::{Outcome, Record, Run, Verdict};
 use crate::report::{self, Unwritable};
 use crate::work::{Job, Next, Work};
@@ -88,16 +90,22 @@ pub(crate) struct Options {
     pub(crate) retries: u32,
     pub(crate) halt: Option<Halt>,
     pub(crate) gate: Gate,
+    /// The number of all inputs, if it is known.
+    pub(crate) total: Option<u64>,
+    pub(crate) progress: Progress,
 }
 
 impl Options {
-    pub(crate) fn new(settings: &args::Settings) -> Options {
+    /// `has_terminal` says whether a bar may have it.
+    pub(crate) fn new(settings: &args::Settings, has_terminal: bool) -> Options {
         Options {
             workers: settings.workers(),
             keep_order: settings.keep_order,
             retries: 0,
             halt: settings.halt,
             gate: Gate::new(settings.delay, settings.memfree),
+            total: None,
+            progress: Progress::new(settings.progress, has_terminal),
         }
     }
 }
@@ -118,7 +126,7 @@ pub(crate) fn run<W: Work>(
             let total = all.len() as u64;
             (Box::new(all.into_iter()) as Inputs, Some(total))
         }
-        _ => (inputs, None),
+        _ => (inputs, options.total),
     };
     let wanted = read_inputs(inputs, events.sender.clone())?;
     let mut batch = Batch {
@@ -133,11 +141,13 @@ pub(crate) fn run<W: Work>(
         look_at: None,
         total,
         tally: Tally::default(),
+        skipped: 0,
         halted: None,
         stage: Stage::Working,
         inputs: InputState::Open,
         count: 0,
         active: HashMap::new(),
+        slot_ends: HashMap::new(),
         held: BTreeMap::new(),
         held_bytes: 0,
         printed: 0,
@@ -148,6 +158,8 @@ pub(crate) fn run<W: Work>(
     let result = batch.work_off();
     let how = if result.is_ok() { Shutdown::Drain } else { Shutdown::Abort };
     pool.shutdown(how);
+    progress::clear();
+    let result = batch.books.close().and(result);
     Ok(match result {
         Ok(()) => batch.exit_code(),
         Err(_) if batch.stage != Stage::Working && batch.halted.is_none() => exit_code::INTERRUPTED,
@@ -203,6 +215,8 @@ struct Batch<'a, W: Work> {
     /// The number of all inputs, if it is known.
     total: Option<u64>,
     tally: Tally,
+    /// Inputs that need no job.
+    skipped: u64,
     /// The rule by which the batch stops early.
     halted: Option<Halt>,
     stage: Stage,
@@ -210,6 +224,8 @@ struct Batch<'a, W: Work> {
     /// Inputs received; the number of the last.
     count: u64,
     active: HashMap<u64, Active<W::Value>>,
+    /// When the last job of each slot ended.
+    slot_ends: HashMap<usize, SystemTime>,
     /// Ended jobs that wait for an earlier one to be printed.
     held: BTreeMap<u64, Ended<W::Value>>,
     held_bytes: usize,
@@ -229,7 +245,9 @@ impl<W: Work> Batch<'_, W> {
             if self.is_over() {
                 return Ok(());
             }
-            match self.next_event() {
+            let event = self.next_event();
+            self.show_progress();
+            match event {
                 None => {}
                 Some(Event::Input(input)) => {
                     self.asked -= 1;
@@ -242,12 +260,36 @@ impl<W: Work> Batch<'_, W> {
         }
     }
 
-    /// The next event, or none if it is time to ask the gate again.
+    /// The next event, or none if it is time to ask the gate again or to show the progress.
     fn next_event(&mut self) -> Option<Event> {
-        let Some(look_at) = self.look_at.take() else {
+        let times = [self.look_at.take(), self.options.progress.next()];
+        let Some(wake_at) = times.into_iter().flatten().min() else {
             return Some(self.events.receiver.recv().expect("we hold a sender"));
         };
-        self.events.receiver.recv_timeout(look_at.saturating_duration_since(Instant::now())).ok()
+        self.events.receiver.recv_timeout(wake_at.saturating_duration_since(Instant::now())).ok()
+    }
+
+    fn show_progress(&mut self) {
+        let now = Instant::now();
+        if self.options.progress.next().is_none_or(|next| now < next) {
+            return;
+        }
+        let by_id: HashMap<JobId, &Job> =
+            self.active.values().map(|active| (active.future.id(), &active.job)).collect();
+        let inputs: Vec<(usize, Cow<'_, [u8]>)> = self
+            .pool
+            .workers()
+            .iter()
+            .filter_map(|worker| Some((worker.index + 1, by_id.get(&worker.job?)?.input.joined())))
+            .collect();
+        let state = progress::State {
+            done: self.tally.succeeded + self.tally.failed,
+            failed: self.tally.failed,
+            skipped: self.skipped,
+            total: self.total,
+            slots: inputs.iter().map(|(slot, input)| (*slot, &input[..])).collect(),
+        };
+        self.options.progress.show(&state, now);
     }
 
     fn takes_inputs(&self) -> bool {
@@ -304,7 +346,10 @@ impl<W: Work> Batch<'_, W> {
 
     fn end_inputs(&mut self, error: Option<io::Error>) {
         self.inputs = match error {
-            None => InputState::Ended,
+            None => {
+                self.total = Some(self.count + self.waiting.len() as u64);
+                InputState::Ended
+            }
             Some(error) => {
                 report::say(format_args!(
                     "cannot read the input after number {}: {error}",
@@ -357,6 +402,12 @@ impl<W: Work> Batch<'_, W> {
         }
         let mut run = Run::of(&report, end);
         run.attempts += attempt - 1;
+        // When a job ended is known a moment late, and not always the same. A slot has one job at a time.
+        if let Some(slot) = run.slot {
+            let end = self.slot_ends.entry(slot).or_insert(run.start);
+            run.start = run.start.max(*end);
+            *end = run.start + run.run;
+        }
         let mut verdict = match &result {
             Ok(value) => {
                 run.cpu = self.work.cpu(value).or(run.cpu);
@@ -417,7 +468,10 @@ impl<W: Work> Batch<'_, W> {
                 report::say(format_args!("{}: not run", self.work.name(&job)));
                 return Ok(());
             }
-            Fate::Skipped => return Ok(()),
+            Fate::Skipped => {
+                self.skipped += 1;
+                return Ok(());
+            }
         };
         let record = Record::new(job.number, job.input.clone(), run, verdict, stderr_tail);
         let result = self.work.print(&job, value, &record);
@@ -429,7 +483,7 @@ impl<W: Work> Batch<'_, W> {
             report::say(format_args!("{}: {message}", self.work.name(&job)));
         }
         result?;
-        self.books.enter(&record)
+        self.books.enter(&record, || self.work.what(&job, &record))
     }
 
     fn halt_if_reached(&mut self) {

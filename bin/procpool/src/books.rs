@@ -1,19 +1,32 @@
 //! What is kept of each job that has ended, besides its output.
 
+use std::env;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use crate::args;
+use crate::capsule::{Capsules, What};
 use crate::exit_code;
 use crate::input::Input;
 use crate::joblog::{Again, Finished, Joblog};
+use crate::page::Page;
+use crate::quote::push_quoted;
 use crate::record::Record;
 use crate::report::{Refusal, Unwritable};
+use crate::trace::Trace;
+
+/// How much of the command line stands in a report, in characters: it may have thousands of inputs.
+const COMMAND_LINE_MAX: usize = 200;
 
 /// The books of one batch.
 #[derive(Debug)]
 pub(crate) struct Books {
     joblog: Option<Joblog>,
+    trace: Option<Trace>,
+    page: Option<Page>,
+    capsules: Option<Capsules>,
     /// What need not be run, because it has been.
     finished: Finished,
 }
@@ -41,18 +54,14 @@ impl Books {
                 Refusal::new(exit_code::INPUT, message)
             })?,
         };
-        let joblog = match settings.joblog.as_ref().or(resumed) {
-            None => None,
-            Some(path) => {
-                let is_resumed = resumed.is_some_and(|resumed| is_same(path, resumed));
-                let open = if is_resumed { Joblog::resume } else { Joblog::create };
-                Some(open(path).map_err(|error| {
-                    let message = format!("cannot write `{}`: {error}", path.display());
-                    Refusal::new(exit_code::OUTPUT, message)
-                })?)
-            }
-        };
-        Ok(Books { joblog, finished })
+        let joblog = opened(&settings.joblog.as_ref().or(resumed).cloned(), |path| {
+            let is_resumed = resumed.is_some_and(|resumed| is_same(path, resumed));
+            if is_resumed { Joblog::resume(path) } else { Joblog::create(path) }
+        })?;
+        let trace = opened(&settings.trace, Trace::create)?;
+        let page = opened(&settings.report, |path| Page::create(path, command_line()))?;
+        let capsules = opened(&settings.capsules, |dir| Capsules::open(dir, settings))?;
+        Ok(Books { joblog, trace, page, capsules, finished })
     }
 
     /// True if a job with this input was finished before. Each that was counts once.
@@ -61,11 +70,38 @@ impl Books {
     }
 
     /// Takes note of a job that has ended, and whose output has been written.
-    pub(crate) fn enter(&mut self, record: &Record) -> Result<(), Unwritable> {
-        let Some(joblog) = &mut self.joblog else {
-            return Ok(());
-        };
-        joblog.append(record).map_err(|error| Unwritable::file(joblog.path(), error))
+    /// `what` says what was run.
+    pub(crate) fn enter(
+        &mut self,
+        record: &Record,
+        what: impl FnOnce() -> What,
+    ) -> Result<(), Unwritable> {
+        if let Some(capsules) = &self.capsules {
+            let added = capsules.add(record, what());
+            added.map_err(|error| Unwritable::file(capsules.dir(), error))?;
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.add(record).map_err(|error| Unwritable::file(trace.path(), error))?;
+        }
+        if let Some(page) = &mut self.page {
+            page.add(record);
+        }
+        // Last: what is in the joblog is everywhere.
+        if let Some(joblog) = &mut self.joblog {
+            joblog.append(record).map_err(|error| Unwritable::file(joblog.path(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Finishes what has an end.
+    pub(crate) fn close(&mut self) -> Result<(), Unwritable> {
+        if let Some(trace) = &mut self.trace {
+            trace.finish().map_err(|error| Unwritable::file(trace.path(), error))?;
+        }
+        if let Some(page) = &self.page {
+            page.finish().map_err(|error| Unwritable::file(page.path(), error))?;
+        }
+        Ok(())
     }
 
     /// What was skipped, in words.
@@ -80,6 +116,35 @@ impl Books {
             )),
         }
     }
+}
+
+/// Opens what is to be written, if it is asked for.
+fn opened<T>(
+    path: &Option<PathBuf>,
+    open: impl FnOnce(&Path) -> io::Result<T>,
+) -> Result<Option<T>, Refusal> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    open(path).map(Some).map_err(|error| {
+        let message = format!("cannot write `{}`: {error}", path.display());
+        Refusal::new(exit_code::OUTPUT, message)
+    })
+}
+
+/// What was typed, more or less.
+fn command_line() -> String {
+    let mut line = b"procpool".to_vec();
+    for word in env::args_os().skip(1) {
+        line.push(b' ');
+        push_quoted(&mut line, word.as_bytes());
+    }
+    let line = String::from_utf8_lossy(&line);
+    let mut shown: String = line.chars().take(COMMAND_LINE_MAX).collect();
+    if shown.len() < line.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {

@@ -1,7 +1,8 @@
 //! `procpool call` and `procpool tasks`: the registered tasks of another program.
 
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str;
 
 use anyhow::Context;
@@ -11,10 +12,12 @@ use serde::de::IgnoredAny;
 use crate::args;
 use crate::batch::{self, Options};
 use crate::books::Books;
+use crate::capsule::{self, What};
 use crate::exit_code;
-use crate::input::Lines;
+use crate::input::{self, Lines};
 use crate::interrupt;
 use crate::program;
+use crate::progress;
 use crate::record::{Record, Verdict};
 use crate::report::{self, Unwritable};
 use crate::results::Results;
@@ -49,10 +52,12 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
     let builder = settings.apply(builder).retries(settings.retries);
     let pool = builder.build().context("cannot make a pool")?;
     // The pool does retries.
-    let options = Options { retries: 0, ..Options::new(settings) };
+    let options = Options { retries: 0, ..Options::new(settings, !input::is_terminal(file)) };
     let work = Calls {
         described: format!("task `{}`", args.task),
         task: args.task,
+        program: fs::canonicalize(&args.worker.program)
+            .unwrap_or_else(|_| args.worker.program.clone()),
         worker: args.worker,
         is_json: settings.json,
         results,
@@ -123,6 +128,8 @@ struct Calls {
     /// The task as messages call it.
     described: String,
     worker: args::Worker,
+    /// The worker program's whole path, for capsules.
+    program: PathBuf,
     /// Results are printed with their verdicts.
     is_json: bool,
     results: Option<Results>,
@@ -191,12 +198,17 @@ impl Work for Calls {
                 &format!("{fields},\"result\":{result}}}\n")
             }
         };
-        write_through(&mut io::stdout().lock(), printed.as_bytes()).map_err(Unwritable::Stdout)?;
+        let print = || write_through(&mut io::stdout().lock(), printed.as_bytes());
+        progress::beside_output(print).map_err(Unwritable::Stdout)?;
         let Some(results) = &self.results else {
             return Ok(());
         };
         let result = line.as_ref().map(|line| line.as_bytes());
         results.keep_result(record, result).map_err(|error| Unwritable::file(results.dir(), error))
+    }
+
+    fn what(&self, _job: &Job, _record: &Record) -> What {
+        What::Task { worker: capsule::text(self.program.as_os_str()), name: self.task.clone() }
     }
 
     fn size(&self, json: &String) -> usize {

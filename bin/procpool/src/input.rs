@@ -74,10 +74,15 @@ pub(crate) fn of_lines(file: &Path, lines: Lines) -> anyhow::Result<Values> {
         let file = open(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         return Ok(Box::new(read(BufReader::new(file), lines)));
     }
-    if io::stdin().is_terminal() {
+    if is_terminal(file) {
         report::say("reading inputs from the terminal; Ctrl-D ends them");
     }
     Ok(Box::new(read(BufReader::new(io::stdin()), lines)))
+}
+
+/// True if somebody types this file.
+pub(crate) fn is_terminal(file: &Path) -> bool {
+    file == "-" && io::stdin().is_terminal()
 }
 
 fn open(path: &Path) -> io::Result<File> {

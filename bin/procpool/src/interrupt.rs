@@ -9,6 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::batch::{Event, Events};
 use crate::exit_code;
+use crate::progress;
 use crate::report;
 use crate::spill::Spill;
 
@@ -41,6 +42,7 @@ pub(crate) fn events(spill: Option<Spill>) -> anyhow::Result<Events> {
             let _ = events.send(Event::Interrupted);
             return;
         }
+        progress::clear();
         report::say("interrupted three times: killed what was running");
         if let Some(spill) = &spill {
             spill.remove();

@@ -14,16 +14,24 @@ mod work;
 mod books;
 mod joblog;
 mod output;
+mod page;
 mod record;
 mod results;
+mod trace;
+
+mod capsule;
+mod replay;
 
 mod input;
 mod source;
 
 mod interrupt;
 mod program;
+mod progress;
 mod report;
 mod settings;
+
+mod generate;
 
 mod gate;
 mod halt;
@@ -56,6 +64,9 @@ fn obey(command: args::Command) -> u8 {
         args::Command::Run(args) => run::run(args),
         args::Command::Call(args) => call::call(args),
         args::Command::Tasks(args) => call::tasks(&args),
+        args::Command::Replay(args) => replay::replay(&args),
+        args::Command::Completions(args) => Ok(generate::completions(args.shell)),
+        args::Command::Man(args) => generate::manual(args.subcommand.as_deref()),
     };
     result.unwrap_or_else(|error| {
         report::say(format_args!("{error:#}"));

@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
 use crate::capture::Captured;
 use crate::lines::Tagger;
+use crate::progress;
 use crate::record::{Record, Text};
 use crate::report::{self, Unwritable};
 use crate::results::Results;
@@ -80,7 +81,14 @@ impl Printer {
                 report::say(format_args!("job {}: its output is lost: {error}", job.number));
             }
         }
-        self.print_pieces(job, &mut stdout, &mut stderr, record).map_err(Unwritable::Stdout)?;
+        let is_quiet = matches!(&stderr, Piece::Inline(bytes) if bytes.is_empty());
+        let print = || self.print_pieces(job, &mut stdout, &mut stderr, record);
+        // Where there is a bar, standard error is the terminal.
+        let printed = match is_quiet {
+            true => progress::beside_output(print),
+            false => progress::beside(print),
+        };
+        printed.map_err(Unwritable::Stdout)?;
         if let Some(results) = &self.results {
             keep(results, &mut stdout, &mut stderr, record)
                 .map_err(|error| Unwritable::file(results.dir(), error))?;

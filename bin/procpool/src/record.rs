@@ -151,7 +151,7 @@ impl Record {
 }
 
 /// Bytes in JSON: as a text if they are one, and exact if they are not.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Text {
     Utf8(String),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use procpool::{EndedBy, JobError, Side};
 
 use crate::exit_code;
+use crate::progress;
 
 /// How much of an input stands in a message.
 const INPUT_MAX: usize = 200;
@@ -18,7 +19,7 @@ pub(crate) fn say(message: impl fmt::Display) {
     let mut line = String::from("procpool: ");
     escape(message.to_string().as_bytes(), &mut line);
     line.push('\n');
-    let _ = io::stderr().write_all(line.as_bytes());
+    let _ = progress::beside(|| io::stderr().write_all(line.as_bytes()));
 }
 
 /// Why nothing is run: what to say, and the exit code.

@@ -9,6 +9,7 @@ use procpool::{JobError, ProcessPool, Status};
 use crate::args;
 use crate::batch::{self, Options};
 use crate::books::Books;
+use crate::capsule::{self, What};
 use crate::capture::Captured;
 use crate::command::{self, Ended, Order, Ran, Setup};
 use crate::exit_code;
@@ -55,6 +56,7 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
         report::say(message);
         return Ok(exit_code::NOT_FOUND);
     }
+    let (total, is_typed) = (sources.count(), sources.read_terminal());
     let inputs = match sources.open(&reading) {
         Ok(inputs) => inputs,
         Err(error) => {
@@ -77,13 +79,17 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
         () => Form::Plain,
     };
     let spill = Spill::new().context("cannot make a temporary directory")?;
+    // Workers that print themselves would print into a bar.
+    let has_terminal = !is_typed && form != Form::Streamed;
+    let options =
+        Options { retries: settings.retries, total, ..Options::new(&settings, has_terminal) };
     let setup = Setup {
-        template,
+        template: template.clone(),
         spill: spill.path().into(),
         streaming: line_buffer.then_some(if tag { Streaming::Tagged } else { Streaming::Untagged }),
     };
-    let work = Commands { printer: Printer { form, results, spill: spill.clone() } };
-    let code = run_batch(work, setup, inputs, books, &settings);
+    let work = Commands { template, printer: Printer { form, results, spill: spill.clone() } };
+    let code = run_batch(work, setup, inputs, options, books, &settings);
     spill.remove();
     code
 }
@@ -130,6 +136,7 @@ fn run_batch(
     work: Commands,
     setup: Setup,
     inputs: Inputs,
+    options: Options,
     books: Books,
     settings: &args::Settings,
 ) -> anyhow::Result<u8> {
@@ -138,12 +145,12 @@ fn run_batch(
     settings.prepare_process()?;
     let builder = settings.apply(ProcessPool::builder()).initializer(command::prepare, setup);
     let pool = builder.build().context("cannot make a pool")?;
-    let options = Options { retries: settings.retries, ..Options::new(settings) };
     batch::run(work, &pool, inputs, options, books, events)
 }
 
 /// The work of `procpool run`.
 struct Commands {
+    template: Template,
     printer: Printer,
 }
 
@@ -222,6 +229,12 @@ impl Work for Commands {
             None => [Captured::Spilled, Captured::Spilled],
         };
         self.printer.print(job, pieces, record)
+    }
+
+    fn what(&self, job: &Job, record: &Record) -> What {
+        let place = Place { number: job.number, slot: record.slot.unwrap_or(1) };
+        let words = self.template.fill(&job.input, place);
+        What::Command(words.iter().map(|word| capsule::text(word)).collect())
     }
 
     fn size(&self, ran: &Ran) -> usize {

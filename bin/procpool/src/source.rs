@@ -105,6 +105,27 @@ impl Sources {
         self.groups.iter().flatten().filter(is_stdin).count() > 1
     }
 
+    /// True if somebody types inputs.
+    pub(crate) fn read_terminal(&self) -> bool {
+        let is_typed =
+            |source: &Source| matches!(source, Source::File(file) if input::is_terminal(file));
+        self.groups.iter().flatten().any(is_typed)
+    }
+
+    /// How many inputs there are, if it can be told without reading.
+    pub(crate) fn count(&self) -> Option<u64> {
+        let len = |source: &Source| match source {
+            Source::Words(words) => Some(words.len() as u64),
+            Source::File(_) => None,
+        };
+        let group = |group: &Vec<Source>| -> Option<u64> {
+            let lens: Option<Vec<u64>> = group.iter().map(len).collect();
+            lens?.into_iter().min()
+        };
+        let groups: Option<Vec<u64>> = self.groups.iter().map(group).collect();
+        groups.filter(|groups| !groups.is_empty())?.into_iter().try_fold(1, u64::checked_mul)
+    }
+
     /// Opens all of them.
     ///
     /// # Errors
@@ -220,11 +241,14 @@ mod tests {
         let sources = Sources::take(Vec::new(), &mut words);
         let lines = Lines { end: b'\n', len_max: 100 };
         let colsep = colsep.map(|pattern| Regex::new(pattern).unwrap());
+        let count = sources.count();
         let inputs = sources.open(&Reading { lines, colsep }).unwrap();
         let text = |input: io::Result<Input>| {
             String::from_utf8(input.unwrap().joined().into_owned()).unwrap()
         };
-        (words, inputs.map(text).collect())
+        let inputs: Vec<String> = inputs.map(text).collect();
+        assert_eq!(count, Some(inputs.len() as u64));
+        (words, inputs)
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use procpool::{JobError, JobFuture, ProcessPool};
 
+use crate::capsule::What;
 use crate::input::Input;
 use crate::record::{Record, Verdict};
 use crate::report::Unwritable;
@@ -45,6 +46,9 @@ pub(crate) trait Work {
         value: Option<Self::Value>,
         record: &Record,
     ) -> Result<(), Unwritable>;
+
+    /// What was run, for another time.
+    fn what(&self, job: &Job, record: &Record) -> What;
 
     /// The memory that a value takes.
     fn size(&self, value: &Self::Value) -> usize;

@@ -7,6 +7,7 @@ mod joblog;
 mod options;
 mod outputs;
 mod parallel;
+mod reports;
 mod signals;
 mod terminal;
 mod usage;

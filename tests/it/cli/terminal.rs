@@ -225,3 +225,29 @@ fn a_terminal_that_goes_away_ends_the_program() {
         wait_gone(job);
     });
 }
+
+/// Goal: at a terminal a bar shows how far the batch is and what the slots do; lines are printed beside it, and it is
+/// gone at the end.
+#[test]
+fn a_terminal_shows_a_bar() {
+    test(|| {
+        let meeting = Meeting::new();
+        let path = meeting.path();
+        let mut terminal =
+            Terminal::start(&[PROCPOOL, "run", "-j1", GUEST, &path, ":::", "one", "two"]);
+        let guest = meeting.next();
+        terminal.see("0 of 2 done");
+        terminal.see("slot 1: 0:00 `one`");
+        guest.go();
+        let guest = meeting.next();
+        terminal.see("one\r\n");
+        terminal.see("1 of 2 done");
+        terminal.see("`two`");
+        guest.go();
+        let (code, screen) = terminal.end();
+        assert_eq!(code, 0, "{screen}");
+        assert!(screen.contains("two\r\n"), "{screen:?}");
+        // The last that is done is to empty the line that the cursor is in.
+        assert!(screen.ends_with("\u{1b}[2K"), "the bar is still there: {screen:?}");
+    });
+}

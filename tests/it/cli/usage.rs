@@ -9,7 +9,7 @@ use crate::support::{TempDir, test};
 #[test]
 fn wrong_usage_is_named_in_one_line() {
     test(|| {
-        let cases: [(&[&str], &str); 28] = [
+        let cases: [(&[&str], &str); 31] = [
             (&["run"], "COMMAND"),
             (&["run", ":::", "a"], "no command"),
             (&["run", "--bogus", "echo", ":::", "a"], "--bogus"),
@@ -37,7 +37,10 @@ fn wrong_usage_is_named_in_one_line() {
             (&["call", "--tag", "--worker", "x", "some::task"], "--tag"),
             (&["call", "some::task"], "--worker"),
             (&["tasks", "--worker"], "--worker"),
-            (&["replay"], "replay"),
+            (&["replay"], "CAPSULE"),
+            (&["replay", "--debugger", "edb", "x"], "--debugger"),
+            (&["completions", "cmd"], "cmd"),
+            (&["run", "--progress", "maybe", "echo", ":::", "a"], "--progress"),
         ];
         for (args, named) in cases {
             let ran = procpool(args, b"input\n");
