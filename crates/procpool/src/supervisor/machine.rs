@@ -155,8 +155,11 @@ pub(crate) struct Machine {
     server: Option<Server>,
     spares: Spares,
     life: Life,
-    /// Workers that are wanted besides those that live.
+    /// Workers that are wanted for jobs, besides those that live.
     demand: usize,
+    /// Workers that are wanted for those that died unasked. Apart from the demand, which changes with the jobs
+    /// while starts have to wait.
+    replacements: usize,
     /// Every slot shall have a worker, until once every slot has.
     warming_up: bool,
     /// Since when the system has been too short of something to start a worker.
@@ -183,6 +186,7 @@ impl Machine {
             slots,
             life: Life::Open,
             demand: 0,
+            replacements: 0,
             warming_up: false,
             short_since: None,
             start_deaths: VecDeque::new(),
@@ -201,8 +205,6 @@ impl Machine {
     /// Takes an event and appends what is to be done to `out`.
     pub(crate) fn handle(&mut self, event: Event, now: u64, out: &mut Vec<Action>) {
         match event {
-            // While starts rest, a worker that is to be replaced must not be forgotten because no job waits.
-            Event::Demand(jobs) if now < self.rest_until => self.demand = self.demand.max(jobs),
             Event::Demand(jobs) => self.demand = jobs,
             Event::WarmUp => self.warming_up = true,
             Event::SpawnFailed(slot, trouble, cause) => {
@@ -221,8 +223,7 @@ impl Machine {
             Event::Ready(slot) => {
                 if matches!(self.slots[slot], Slot::Starting { .. }) {
                     self.slots[slot] = Slot::Serving;
-                    // It is the worker that one of the waiting jobs wanted.
-                    self.demand = self.demand.saturating_sub(1);
+                    self.note_wanted_worker();
                     self.spares.note_worker();
                     self.starts_go_well();
                     if self.life == Life::Drained {
@@ -248,7 +249,9 @@ impl Machine {
                         self.start_death(Some(slot), give_up_at, cause, now, out);
                     }
                     // Nobody told it to go: the pool shall be as strong as it was.
-                    Slot::Serving => self.demand = self.demand.max(self.starting() + 1),
+                    Slot::Serving => {
+                        self.replacements = self.replacements.max(self.starting()) + 1;
+                    }
                     Slot::Empty | Slot::Stopping(_) => {}
                 }
             }
@@ -284,7 +287,7 @@ impl Machine {
             Event::Tick => {}
             Event::Abort => {
                 // The loop tells of the jobs that are gone only after this.
-                (self.demand, self.warming_up) = (0, false);
+                (self.demand, self.replacements, self.warming_up) = (0, 0, false);
                 for slot in 0..self.slots.len() {
                     if matches!(self.slots[slot], Slot::Starting { .. }) {
                         self.kill(slot, out);
@@ -310,7 +313,9 @@ impl Machine {
         self.take_spares(out);
         self.start_workers(now, out);
         self.start_spares(now, out);
-        self.warming_up &= self.slots.iter().any(|slot| *slot != Slot::Serving);
+        if self.slots.iter().all(|slot| *slot == Slot::Serving) {
+            (self.replacements, self.warming_up) = (0, false);
+        }
         let nobody = self.slots.iter().all(|slot| *slot == Slot::Empty)
             && self.spares.is_empty()
             && self.server().is_none_or(|server| server == Slot::Empty);
@@ -338,9 +343,15 @@ impl Machine {
         self.wanted().min(at_once).saturating_sub(self.starting())
     }
 
+    /// A worker is there: the one that one of the waiting jobs wanted, or the one in place of another.
+    fn note_wanted_worker(&mut self) {
+        self.demand = self.demand.saturating_sub(1);
+        self.replacements = self.replacements.saturating_sub(1);
+    }
+
     /// How many workers are wanted besides those that live.
     fn wanted(&self) -> usize {
-        if self.warming_up { self.slots.len() } else { self.demand }
+        if self.warming_up { self.slots.len() } else { self.demand.max(self.replacements) }
     }
 
     /// A process was ready: whatever was wrong is over.

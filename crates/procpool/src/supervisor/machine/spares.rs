@@ -127,7 +127,7 @@ impl Machine {
             self.slots[slot] = Slot::Serving;
             self.spares.places[place] = Slot::Empty;
             self.spares.deaths = 0;
-            self.demand = self.demand.saturating_sub(1);
+            self.note_wanted_worker();
             wanted -= 1;
             out.push(Action::TakeSpare { spare: place, slot });
         }

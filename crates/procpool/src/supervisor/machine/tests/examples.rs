@@ -320,3 +320,32 @@ fn workers_that_die_unused_do_not_make_a_storm() {
     world.exit(0);
     assert_eq!(world.take_done(), [Action::Spawn(0)]);
 }
+
+/// Goal: workers that die unasked while starts have to wait are all replaced, also if the word that no job waits
+/// comes at any time before the start: while it rests, and after the rest but before the tick that ends it.
+#[test]
+fn replacements_are_not_forgotten_because_no_job_waits() {
+    for late in [0, BACKOFF_FIRST_NS, SECOND] {
+        let mut world = serving(3);
+        world.event(Event::Unused(0));
+        world.exit(0);
+        world.event(Event::Unused(1));
+        world.exit(1);
+        world.event(Event::Unused(2));
+        world.exit(2);
+        assert_eq!(world.take_done(), [Action::Spawn(0)], "the others have to wait");
+        let rest = BACKOFF_FIRST_NS * 2;
+        world.now += rest - 1;
+        world.event(Event::Demand(1));
+        // The word of an event that was on its way is told before the tick.
+        world.now += 1 + late;
+        world.event(Event::Demand(0));
+        world.event(Event::Tick);
+        assert_eq!(world.take_done(), [Action::Spawn(1), Action::Spawn(2)]);
+        // They are owed once.
+        (0..3).for_each(|slot| world.ready(slot));
+        world.event(Event::Retire(0));
+        world.exit(0);
+        assert_eq!(world.take_done(), [Action::Bye(0)], "nobody wants another");
+    }
+}
