@@ -42,6 +42,7 @@ fn main() {
             rounds(builder);
         }
         ["storm"] => storm(builder),
+        ["later-variable"] => later_variable(method),
         ["no-descriptors", dir] => no_descriptors(Path::new(dir)),
         ["no-processes"] => no_processes(method),
         ["little-memory", mib] => little_memory(mib.parse().unwrap()),
@@ -260,6 +261,27 @@ fn hammer(thread: usize, over: &AtomicBool) {
         unsafe { std::env::set_var(&key, "x") };
         hint::black_box(std::env::var_os(&key));
     }
+}
+
+// ---- a host that changes its environment ---------------------------------------------------------
+
+/// Sets and changes variables after its pool was built, before the first worker and between two workers.
+#[expect(unsafe_code, reason = "there is no safe way to set a variable")]
+fn later_variable(method: StartMethod) {
+    fn words((): ()) -> [Option<String>; 2] {
+        ["WORD", "LATER"].map(|name| std::env::var(name).ok())
+    }
+    let builder = || ProcessPool::builder().start_method(method).workers(1);
+    let pool = builder().max_jobs_per_worker(1).build().unwrap();
+    for round in 0..2 {
+        // SAFETY: this program reaches its environment through the standard library alone, which locks it.
+        unsafe { std::env::set_var("WORD", format!("changed {round}")) };
+        // SAFETY: as above.
+        unsafe { std::env::set_var("LATER", "set") };
+        println!("{:?}", pool.submit(words, ()).result().unwrap());
+    }
+    let pool = builder().build().unwrap();
+    println!("{:?}", pool.submit(words, ()).result().unwrap());
 }
 
 // ---- a host without memory -----------------------------------------------------------------------

@@ -1,19 +1,21 @@
 //! Starting workers and ending them: the pool's side of a child process.
 //!
-//! A child is started by `posix_spawn` (the path that `Command` takes as long as no closure runs between
-//! fork and exec), or inside a cgroup by a call of the same shape ([`born`]), so nothing but a few system
-//! calls runs in a copy of a threaded program. Its control channel is its standard input until
-//! [`worker::enter`](crate::worker::enter) moves it away.
+//! A child is started by `posix_spawn` ([`plain`]), or inside a cgroup by a call of the same shape ([`born`]),
+//! so nothing but a few system calls runs in a copy of a threaded program. Its control channel is its standard
+//! input until [`worker::enter`](crate::worker::enter) moves it away.
+//!
+//! Not by `Command`: it takes the lock of this process's environment for each start, and a host whose threads
+//! write variables all the time would starve the one that starts workers.
 
 mod born;
+mod environment;
+mod plain;
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, setpgid};
@@ -21,6 +23,7 @@ use nix::unistd::{Pid, setpgid};
 use crate::image::Image;
 use crate::pidfd;
 use born::{Failure, Plan};
+pub use environment::Environment;
 
 /// The variable that tells a process that it is a worker. Removed before any user code runs.
 pub const WORKER_VARIABLE: &str = "PROCPOOL_WORKER";
@@ -32,15 +35,6 @@ pub enum Program<'a> {
     SameImage(&'a Image),
     /// Another program, which calls `procpool::init()`.
     Other(PathBuf),
-}
-
-/// The environment of a worker, as a change to this process's own.
-#[derive(Debug, Clone, Default)]
-pub struct Environment {
-    /// Start from nothing.
-    pub clear: bool,
-    /// Set these.
-    pub set: Vec<(OsString, OsString)>,
 }
 
 /// How a process ended.
@@ -91,25 +85,22 @@ pub fn spawn(
     stderr: OwnedFd,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Process, Birth)> {
-    let Some(cgroup) = cgroup else {
-        let process = spawn_outside(program, name, environment, control, stderr)?;
-        return Ok((process, Birth::InHostCgroup(None)));
-    };
     let (path, stdout) = match program {
         Program::SameImage(image) => (PathBuf::from(image.path()), None),
-        // Without a slash the program is looked for in PATH, which `Command` does.
-        Program::Other(path) if !path.as_os_str().as_encoded_bytes().contains(&b'/') => {
-            let process = spawn_outside(program, name, environment, control, stderr)?;
-            return Ok((process, Birth::InHostCgroup(None)));
-        }
         Program::Other(path) => {
-            let null = std::fs::File::options().write(true).open("/dev/null")?;
-            (path.clone(), Some(null.into()))
+            // It may be no worker program at all, and print what nobody asked for. One that is gets the
+            // host's standard output with its setup.
+            let null = File::options().write(true).open("/dev/null")?;
+            (environment.find(path)?, Some(null.into()))
         }
     };
-    // Kept for a second try: the plan takes descriptors of its own.
-    let streams = [Some(control.try_clone()?), stdout, Some(stderr.try_clone()?)];
-    let plan = Plan::new(path.into(), vec![name.to_owned()], variables(environment), streams)?;
+    let streams = [Some(control), stdout, Some(stderr)];
+    let mut environment = environment.clone();
+    environment.set(WORKER_VARIABLE, "1");
+    let plan = Plan::new(path.into(), vec![name.to_owned()], environment, streams)?;
+    let Some(cgroup) = cgroup else {
+        return Ok((plan.start()?, Birth::InHostCgroup(None)));
+    };
     match plan.start_in(cgroup) {
         Ok((id, pidfd)) => Ok((Process { id, pidfd, state: State::Unreaped }, Birth::InCgroup)),
         Err(Failure::Start(error)) => Err(error),
@@ -119,10 +110,7 @@ pub fn spawn(
         {
             Err(error)
         }
-        Err(Failure::Clone(error)) => {
-            let process = spawn_outside(program, name, environment, control, stderr)?;
-            Ok((process, Birth::InHostCgroup(Some(error))))
-        }
+        Err(Failure::Clone(error)) => Ok((plan.start()?, Birth::InHostCgroup(Some(error)))),
     }
 }
 
@@ -140,55 +128,6 @@ pub(crate) fn refused(call: &str, error: io::Error) -> io::Error {
 /// Whether processes can be born in a cgroup here; the error says why not.
 pub fn probe_clone_into_cgroup() -> io::Result<()> {
     born::probe()
-}
-
-/// The environment of a worker, whole.
-fn variables(environment: &Environment) -> BTreeMap<OsString, OsString> {
-    let mut variables = BTreeMap::new();
-    if !environment.clear {
-        variables.extend(std::env::vars_os());
-    }
-    variables.extend(environment.set.iter().cloned());
-    variables.insert(WORKER_VARIABLE.into(), "1".into());
-    variables
-}
-
-/// Starts a program in this process's cgroup.
-fn spawn_outside(
-    program: &Program<'_>,
-    name: &OsStr,
-    environment: &Environment,
-    control: OwnedFd,
-    stderr: OwnedFd,
-) -> io::Result<Process> {
-    let mut command = match program {
-        Program::SameImage(image) => Command::new(image.path()),
-        Program::Other(path) => {
-            let mut command = Command::new(path);
-            // It may be no worker program at all, and print what nobody asked for. One that is gets the
-            // host's standard output with its setup.
-            command.stdout(Stdio::null());
-            command
-        }
-    };
-    command.arg0(name).process_group(0).stdin(Stdio::from(control)).stderr(Stdio::from(stderr));
-    if environment.clear {
-        command.env_clear();
-    }
-    command.envs(environment.set.iter().map(|(key, value)| (key, value)));
-    command.env(WORKER_VARIABLE, "1");
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts workers")]
-    let mut child = command.spawn().map_err(|error| refused("clone", error))?;
-    match pidfd::open(child.id()).map_err(|error| refused("pidfd_open", error)) {
-        // A `Child` that is dropped leaves its process alone: from here on it is ours to reap.
-        Ok(pidfd) => Ok(Process { id: child.id(), pidfd, state: State::Unreaped }),
-        Err(error) => {
-            // Errors of these two mean that it is gone already, which is what is wanted.
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(error)
-        }
-    }
 }
 
 impl Process {

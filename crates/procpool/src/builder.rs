@@ -80,8 +80,8 @@ pub enum StartMethod {
     ///
     /// The fork server has one thread and does nothing but fork, so a fork finds no lock held. Workers are
     /// direct children of the host (clone(2), `CLONE_PARENT`), and die with it, not with the server; a server
-    /// that dies is replaced. Their environment, other than their working directory, is that of the server's
-    /// start. Random numbers: what the preload has seeded is the same in every worker; the keys of hash maps
+    /// that dies is replaced. What they have from the host, other than variables and working directory, is as it
+    /// was at the server's start. Random numbers: what the preload has seeded is the same in every worker; the keys of hash maps
     /// that a job makes are not.
     ForkServer,
 }
@@ -173,6 +173,9 @@ pub(crate) struct Initializer {
 pub struct ProcessPoolBuilder {
     settings: Settings,
     workers: Option<usize>,
+    /// Whether workers have the host's variables, and which they have besides.
+    env_clear: bool,
+    env: Vec<(OsString, OsString)>,
     /// The first setting that makes no sense; `build` tells.
     fault: Option<String>,
 }
@@ -206,7 +209,13 @@ impl ProcessPoolBuilder {
             limits: WorkerLimits::default(),
             pin_cpus: false,
         };
-        ProcessPoolBuilder { settings, workers: None, fault: None }
+        ProcessPoolBuilder {
+            settings,
+            workers: None,
+            env_clear: false,
+            env: Vec::new(),
+            fault: None,
+        }
     }
 
     fn check(&mut self, sound: bool, message: impl FnOnce() -> String) {
@@ -391,22 +400,23 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets a variable in the environment of the workers, which otherwise is the host's at the moment of
-    /// their start.
+    /// Sets a variable in the environment of the workers. Otherwise it is the host's, as it is in
+    /// [`build`](Self::build): what the host sets later reaches no worker of this pool, also none that is started
+    /// later. Of two values for one variable the later one holds.
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         let key = key.into();
         let bytes = key.as_encoded_bytes();
         self.check(!bytes.is_empty() && !bytes.contains(&b'=') && !bytes.contains(&0), || {
             format!("env({key:?}, …): not a name for a variable")
         });
-        self.settings.environment.set.push((key, value.into()));
+        self.env.push((key, value.into()));
         self
     }
 
     /// Starts the workers with an empty environment, apart from what [`env`](Self::env) sets, before or
     /// after this.
     pub fn env_clear(mut self) -> Self {
-        self.settings.environment.clear = true;
+        self.env_clear = true;
         self
     }
 
@@ -468,6 +478,14 @@ impl ProcessPoolBuilder {
             Some(workers) => workers,
             None => thread::available_parallelism().map_or(1, usize::from),
         };
+        // Once, and not for each worker: all of them shall have the same, and reading it takes a lock that the
+        // host's threads may hold as often as they like.
+        if !self.env_clear {
+            self.settings.environment = Environment::of_this_process();
+        }
+        for (key, value) in self.env {
+            self.settings.environment.set(key, value);
+        }
         ProcessPool::start(self.settings)
     }
 }

@@ -62,8 +62,9 @@
 //! Standard input is `/dev/null`, standard output the host's, standard error read by the pool and passed
 //! on to the host's (or [not](Output::Capture)), its tail kept for reports. No other descriptor of the
 //! host's is open. The signal mask is empty, nothing is ignored but SIGPIPE, no core is dumped, and the
-//! worker leads a process group of its own. Its environment, user, umask, nice value, CPUs, namespaces and
-//! resource limits are the host's at the moment of its start, unless the builder says otherwise:
+//! worker leads a process group of its own. Its environment is the host's when the pool was built; its user,
+//! umask, nice value, CPUs, namespaces and resource limits are the host's at the moment of its start; unless
+//! the builder says otherwise:
 //! [`env`](ProcessPoolBuilder::env), [`pin_cpus`](ProcessPoolBuilder::pin_cpus),
 //! [`open_files_limit`](ProcessPoolBuilder::open_files_limit) and its neighbours. State that a job leaves
 //! behind (statics, environment, working directory, umask, limits) is there for the next job of the same

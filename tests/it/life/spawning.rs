@@ -50,6 +50,28 @@ fn workers_start_from_a_host_that_is_busy_in_eight_threads() {
     });
 }
 
+/// Goal: all workers of a pool have the environment that the host had when the pool was built, whatever the host
+/// has changed before they start.
+/// Covers: F-105
+#[test]
+fn workers_have_the_environment_of_when_their_pool_was_built() {
+    test(|| {
+        for method in METHODS {
+            let mut host = Command::new(HOST);
+            let left =
+                Fixture::start(host.args(["later-variable", method]).env("WORD", "first")).end();
+            assert!(left.status.success(), "{left:?}");
+            let lines: Vec<&str> = left.output.lines().collect();
+            let expected = [
+                r#"[Some("first"), None]"#,
+                r#"[Some("first"), None]"#,
+                r#"[Some("changed 1"), Some("set")]"#,
+            ];
+            assert_eq!(lines, expected);
+        }
+    });
+}
+
 /// Goal: a host without descriptors to spare keeps the workers that it has, breaks a pool that has none, and
 /// starts workers again when there are descriptors again.
 /// Covers: F-85

@@ -21,6 +21,8 @@ use std::ptr;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
+use super::Environment;
+
 /// Bytes of the child's stack. It makes a handful of calls that go two or three frames deep; the rest is
 /// room for builds without optimisation.
 const STACK_BYTES: usize = 64 * 1024;
@@ -38,11 +40,11 @@ type KernelSet = u64;
 
 /// What is executed, and with which standard streams.
 pub(super) struct Plan {
-    path: CString,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
+    pub(super) path: CString,
+    pub(super) arguments: Vec<CString>,
+    pub(super) environment: Vec<CString>,
     /// For descriptors 0, 1 and 2, each itself above 2; `None` leaves the caller's.
-    streams: [Option<OwnedFd>; 3],
+    pub(super) streams: [Option<OwnedFd>; 3],
 }
 
 /// Why there is no child.
@@ -59,7 +61,7 @@ impl Plan {
     pub(super) fn new(
         path: OsString,
         arguments: Vec<OsString>,
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        environment: Environment,
         streams: [Option<OwnedFd>; 3],
     ) -> io::Result<Plan> {
         let text = |text: OsString| CString::new(text.into_vec()).map_err(io::Error::from);
