@@ -61,6 +61,14 @@ fn chatter(_: u64) {
     println!("said aloud");
 }
 
+/// Computes for ever.
+#[procpool::task]
+fn spin((): ()) {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
 #[procpool::task]
 fn length(text: String) -> usize {
     text.len()

@@ -186,6 +186,16 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
+    /// Stop a job when it has used more CPU time. Of a command each process counts by itself, in whole
+    /// seconds, and is ended by SIGXCPU
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) cpu_timeout: Option<Duration>,
+
+    /// How much memory each slot may have, with all that its job starts, as in 500M, 2G. What needs more is
+    /// killed, or gets none, as this machine allows
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
+
     /// Write a line of JSON to FILE for each job that has ended, once its output is printed. FILE is begun
     /// anew; `--resume` goes on with one
     #[arg(long, value_name = "FILE")]

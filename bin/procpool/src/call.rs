@@ -49,7 +49,10 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
         Err(refusal) => return Ok(refusal.say()),
     };
     settings.prepare_process()?;
-    let builder = settings.apply(builder).retries(settings.retries);
+    let mut builder = settings.apply(builder).retries(settings.retries);
+    if let Some(limit) = settings.cpu_timeout {
+        builder = builder.cpu_timeout(limit);
+    }
     let pool = builder.build().context("cannot make a pool")?;
     // The pool does retries.
     let options = Options { retries: 0, ..Options::new(settings, !input::is_terminal(file)) };

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,9 @@ pub(crate) enum What {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Limits {
-    pub(crate) timeout_ms: Option<u64>,
+    timeout_ms: Option<u64>,
+    cpu_timeout_ms: Option<u64>,
+    memory: Option<u64>,
 }
 
 /// Where capsules go, and what they have in common.
@@ -72,8 +75,13 @@ impl Capsules {
         let environment = environment
             .filter_map(|(key, value)| Some((name(key)?, Text::of(value.as_bytes()))))
             .collect();
-        let timeout_ms = settings.timeout.map(|timeout| timeout.as_millis() as u64);
-        Ok(Capsules { dir: dir.into(), workdir, environment, limits: Limits { timeout_ms } })
+        let millis = |limit: Duration| limit.as_millis() as u64;
+        let limits = Limits {
+            timeout_ms: settings.timeout.map(millis),
+            cpu_timeout_ms: settings.cpu_timeout.map(millis),
+            memory: settings.memory,
+        };
+        Ok(Capsules { dir: dir.into(), workdir, environment, limits })
     }
 
     pub(crate) fn dir(&self) -> &Path {

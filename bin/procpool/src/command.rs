@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_current_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_current_process_group, pidfd_open, prlimit,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::capture::{Capture, Captured};
@@ -38,6 +40,8 @@ pub(crate) struct Setup {
     pub(crate) spill: OsString,
     /// Output is passed on as it comes, and not kept.
     pub(crate) streaming: Option<Streaming>,
+    /// The CPU time that each process of a command may use, in seconds.
+    pub(crate) cpu_seconds: Option<u64>,
 }
 
 /// One attempt of one job.
@@ -141,7 +145,15 @@ pub(crate) fn run_command(order: Order) -> Ran {
     let words = worker.setup.template.fill(&order.input, place);
     let _running = Running::begin(worker);
     let cpu_before = children_cpu();
-    let mut child = match start(&words) {
+    let started = start(&words).and_then(|mut child| {
+        limit_cpu(&child, worker.setup.cpu_seconds).inspect_err(|_| {
+            // Without its limit it must not run. Errors mean that it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        })?;
+        Ok(child)
+    });
+    let mut child = match started {
         Ok(child) => child,
         Err(error) => return not_started(&words, &error),
     };
@@ -193,6 +205,17 @@ fn start(words: &[OsString]) -> io::Result<Child> {
         reason = "a command is no worker: it shall inherit the group of the worker it runs in"
     )]
     command.spawn()
+}
+
+/// Sets RLIMIT_CPU (setrlimit(2)) for a command that has just been started: what it has used by then counts. At the
+/// limit it is sent SIGXCPU, and if it ignores that, SIGKILL a second later.
+fn limit_cpu(child: &Child, seconds: Option<u64>) -> io::Result<()> {
+    let Some(seconds) = seconds else {
+        return Ok(());
+    };
+    let limit = Rlimit { current: Some(seconds), maximum: Some(seconds.saturating_add(1)) };
+    prlimit(Some(Pid::from_child(child)), Resource::Cpu, limit)?;
+    Ok(())
 }
 
 fn not_started(words: &[OsString], error: &io::Error) -> Ran {

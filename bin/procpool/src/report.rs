@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use procpool::{EndedBy, JobError, Side};
+use procpool::{EndedBy, JobError, Limit, Side};
 
 use crate::exit_code;
 use crate::progress;
@@ -133,7 +133,12 @@ pub(crate) fn describe(error: &JobError, what: &str) -> String {
                 EndedBy::Kill => "killed",
                 _ => "stopped",
             };
-            format!("{what} timed out after {:?} and was {how}", timeout.after)
+            match timeout.limit {
+                Limit::Cpu => {
+                    format!("{what} used up its CPU time of {:?} and was {how}", timeout.after)
+                }
+                _ => format!("{what} timed out after {:?} and was {how}", timeout.after),
+            }
         }
         JobError::Cancelled { started: false } => "not run".into(),
         JobError::Cancelled { started: true } => format!("{what} was stopped"),

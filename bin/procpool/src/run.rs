@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::sys::signal::Signal;
 use procpool::{JobError, ProcessPool, Status};
 
 use crate::args;
@@ -86,9 +87,15 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
     let setup = Setup {
         template: template.clone(),
         spill: spill.path().into(),
+        cpu_seconds: settings.cpu_timeout.map(|limit| limit.as_secs_f64().ceil() as u64),
         streaming: line_buffer.then_some(if tag { Streaming::Tagged } else { Streaming::Untagged }),
     };
-    let work = Commands { template, printer: Printer { form, results, spill: spill.clone() } };
+    let work = Commands {
+        template,
+        cpu_timeout: settings.cpu_timeout,
+        memory: settings.memory,
+        printer: Printer { form, results, spill: spill.clone() },
+    };
     let code = run_batch(work, setup, inputs, options, books, &settings);
     spill.remove();
     code
@@ -151,6 +158,8 @@ fn run_batch(
 /// The work of `procpool run`.
 struct Commands {
     template: Template,
+    cpu_timeout: Option<Duration>,
+    memory: Option<u64>,
     printer: Printer,
 }
 
@@ -173,8 +182,13 @@ impl Work for Commands {
             }
             Ended::Signal(number, core) => {
                 let signal = Status::Signal(*number, *core).to_string();
-                let message = format!("killed by {signal}");
-                let outcome = Outcome::Died;
+                let (outcome, message) = match self.cpu_timeout {
+                    Some(limit) if *number == Signal::SIGXCPU as i32 => (
+                        Outcome::TimedOut,
+                        format!("the command used up its CPU time of {limit:?}"),
+                    ),
+                    _ => (Outcome::Died, self.killed_by(*number, &signal)),
+                };
                 Verdict { outcome, signal: Some(signal), ..Verdict::failure(message) }
             }
             Ended::NotStarted(message) | Ended::OutputLost(message) => Verdict::failure(message),
@@ -247,6 +261,18 @@ impl Work for Commands {
 
     fn name(&self, job: &Job) -> String {
         format!("job {} (input {})", job.number, Shown(&job.input.joined()))
+    }
+}
+
+impl Commands {
+    /// The kernel does not say for what it has killed a command.
+    fn killed_by(&self, number: i32, signal: &str) -> String {
+        match self.memory {
+            Some(bytes) if number == Signal::SIGKILL as i32 => {
+                format!("killed by {signal}, as what needs more than its {} MiB is", bytes >> 20)
+            }
+            _ => format!("killed by {signal}"),
+        }
     }
 }
 

@@ -20,6 +20,9 @@ impl Settings {
         if let Some(timeout) = self.timeout {
             builder = builder.job_timeout(timeout);
         }
+        if let Some(bytes) = self.memory {
+            builder = builder.memory_limit(bytes);
+        }
         if let Some(dir) = &self.workdir {
             builder = builder.current_dir(dir);
         }

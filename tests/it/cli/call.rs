@@ -212,7 +212,7 @@ fn tasks_are_listed() {
         assert_eq!(ran.code, 0, "{ran:#?}");
         let parse = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
         let tasks: Vec<_> = ran.out().lines().map(parse).collect();
-        assert_eq!(tasks.len(), 9);
+        assert_eq!(tasks.len(), 10);
         let double = tasks.iter().find(|task| task["name"] == "worker_tasks::double").unwrap();
         assert_eq!(double["signature"], "fn(u64) -> u64");
         let fingerprint = double["fingerprint"].as_str().unwrap();

@@ -274,3 +274,38 @@ fn jobs_have_the_surroundings_that_were_asked_for() {
         assert_eq!((ran.code, ran.out()), (0, "found\n"), "{ran:#?}");
     });
 }
+
+/// Goal: a limit on CPU time ends what computes and not what waits, and is named.
+#[test]
+fn cpu_time_can_be_limited() {
+    test(|| {
+        let script = "[ $0 = spins ] || exec sleep 1.5; while :; do :; done";
+        let args =
+            ["run", "-j2", "--cpu-timeout", "1s", "sh", "-c", script, ":::", "spins", "waits"];
+        let ran = procpool(&args, b"");
+        assert_eq!(ran.code, 1, "{ran:#?}");
+        ran.says("procpool: job 1 (input `spins`): the command used up its CPU time of 1s");
+
+        let args = ["call", "--cpu-timeout", "300ms", "--worker", TASKS, "worker_tasks::spin"];
+        let ran = procpool(&args, b"null\n");
+        assert_eq!(ran.code, 1, "{ran:#?}");
+        ran.complains(
+            "procpool: line 1: task `worker_tasks::spin` used up its CPU time of 3",
+            "ms",
+        );
+    });
+}
+
+/// Goal: what needs more memory than it may have fails, by itself.
+/// Method: by which means depends on the machine: it is killed, or its allocation fails.
+#[test]
+fn memory_can_be_limited() {
+    test(|| {
+        let script = "[ $0 = small ] || exec tail -n1 < /dev/zero; echo $0";
+        let inputs = ["small", "large", "small"];
+        let args = ["run", "-k", "--memory", "100M", "sh", "-c", script, ":::"];
+        let ran = procpool(&[&args[..], &inputs[..]].concat(), b"");
+        assert_eq!((ran.code, ran.out()), (1, "small\nsmall\n"), "{ran:#?}");
+        ran.complains("procpool: job 2 (input `large`): ", "");
+    });
+}

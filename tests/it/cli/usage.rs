@@ -9,7 +9,7 @@ use crate::support::{TempDir, test};
 #[test]
 fn wrong_usage_is_named_in_one_line() {
     test(|| {
-        let cases: [(&[&str], &str); 31] = [
+        let cases: [(&[&str], &str); 33] = [
             (&["run"], "COMMAND"),
             (&["run", ":::", "a"], "no command"),
             (&["run", "--bogus", "echo", ":::", "a"], "--bogus"),
@@ -27,6 +27,8 @@ fn wrong_usage_is_named_in_one_line() {
             (&["run", "--halt", "soon,fail=200%", "echo", ":::", "a"], "--halt"),
             (&["run", "--delay", "x", "echo", ":::", "a"], "--delay"),
             (&["run", "--memfree", "lots", "echo", ":::", "a"], "--memfree"),
+            (&["run", "--memory", "much", "echo", ":::", "a"], "--memory"),
+            (&["run", "--cpu-timeout", "0", "echo", ":::", "a"], "--cpu-timeout"),
             (&["run", "--nice", "-5", "echo", ":::", "a"], "-5"),
             (&["run", "--nice", "40", "echo", ":::", "a"], "--nice"),
             (&["run", "--env", "A", "echo", ":::", "a"], "--env"),
