@@ -2,8 +2,11 @@
 //!
 //! Decoding is from slices alone: bincode's reader mode trusts lengths it has not seen the bytes for.
 
+mod nested;
+
 use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 
 use bincode::Options;
 use serde::Serialize;
@@ -82,6 +85,16 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecFault> {
     options().deserialize(bytes).map_err(|error| fault(&error))
 }
 
+/// The same, with at most about so many bytes of this thread's stack: a value that is nested deeper is refused
+/// instead of overflowing it. Dropping a value takes less stack than decoding it.
+pub fn decode_within<T: DeserializeOwned>(
+    bytes: &[u8],
+    stack_bytes_max: usize,
+) -> Result<T, CodecFault> {
+    let seed = nested::Stack::from_here(stack_bytes_max).guard(PhantomData::<T>);
+    options().deserialize_seed(seed, bytes).map_err(|error| fault(&error))
+}
+
 /// Stores what fits and counts the rest: the error can say how long the value is, and the memory it
 /// takes to find out stays below the limit.
 struct Bounded<'a> {
@@ -124,6 +137,8 @@ fn fault(error: &bincode::Error) -> CodecFault {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde::Deserialize;
 
     use super::*;
@@ -166,6 +181,89 @@ mod tests {
         assert_eq!(out, [7]);
         encode_into(value, Some(108), &mut out).unwrap();
         assert_eq!(out.len(), 109);
+    }
+
+    /// Goal: a type that contains itself, in each way in which it can, is decoded to some depth, and refused beyond
+    /// it instead of overflowing the stack.
+    /// Method: a thread with the usual 2 MiB; what encodes as many levels is one piece of bytes, again and again.
+    #[test]
+    fn what_is_nested_too_deep_is_refused() {
+        #[derive(Debug, Deserialize)]
+        struct Maybe(#[expect(dead_code, reason = "only decoded")] Option<Box<Maybe>>);
+        #[derive(Debug, Deserialize)]
+        #[expect(dead_code, reason = "only decoded")]
+        struct Fields {
+            number: u8,
+            inner: Option<Box<Fields>>,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Sequence(#[expect(dead_code, reason = "only decoded")] Vec<Sequence>);
+        #[derive(Debug, Deserialize)]
+        struct Keyed(#[expect(dead_code, reason = "only decoded")] BTreeMap<u8, Keyed>);
+        #[derive(Debug, Deserialize)]
+        #[expect(dead_code, reason = "only decoded")]
+        enum Choice {
+            End,
+            Newtype(Box<Choice>),
+            Tuple(u8, Box<Choice>),
+            Struct { inner: Box<Choice> },
+        }
+        /// Contains itself without a single byte.
+        #[derive(Debug, Deserialize)]
+        struct Endless(#[expect(dead_code, reason = "only decoded")] Box<Endless>);
+
+        const STACK: usize = 1 << 20;
+        fn check<T: DeserializeOwned>(level: &[u8], end: &[u8]) {
+            let bytes = |levels: usize| [level.repeat(levels), end.to_vec()].concat();
+            // Deeper than anybody writes by hand, and in a build without optimisation.
+            decode_within::<T>(&bytes(200), STACK).map(drop).unwrap();
+            match decode_within::<T>(&bytes(1_000_000), STACK) {
+                Err(CodecFault::Message(message)) => {
+                    assert!(message.contains("nested too deep"), "{message}");
+                }
+                Err(other) => panic!("{other}"),
+                Ok(_) => panic!("decoded"),
+            }
+        }
+        let check_all = || {
+            check::<Maybe>(&[1], &[0]);
+            check::<Fields>(&[7, 1], &[7, 0]);
+            check::<Sequence>(&1_u64.to_le_bytes(), &0_u64.to_le_bytes());
+            check::<Keyed>(&[1, 0, 0, 0, 0, 0, 0, 0, 9], &0_u64.to_le_bytes());
+            check::<Choice>(&[1, 0, 0, 0], &[0, 0, 0, 0]);
+            check::<Choice>(&[2, 0, 0, 0, 7], &[0, 0, 0, 0]);
+            check::<Choice>(&[3, 0, 0, 0], &[0, 0, 0, 0]);
+            assert!(decode_within::<Endless>(&[], STACK).is_err());
+        };
+        std::thread::Builder::new().stack_size(2 << 20).spawn(check_all).unwrap().join().unwrap();
+    }
+
+    /// Goal: with a limit to the stack values are decoded as without one, and the same bytes are refused.
+    #[test]
+    fn decoding_within_a_stack_changes_nothing_else() {
+        type Value = (
+            (i8, u16, u128, f32, char, bool),
+            (String, Option<u8>, Option<()>, [u16; 3]),
+            Vec<Shape>,
+            BTreeMap<String, (u8, Box<[i64]>)>,
+        );
+        let value: Value = (
+            (-1, 2, 3, 4.5, 'é', true),
+            ("text".into(), Some(6), None, [7, 8, 9]),
+            vec![Shape::Dot, Shape::Line { length: 10 }],
+            BTreeMap::from([("key".into(), (11, Box::from([12, -13])))]),
+        );
+        let mut bytes = Vec::new();
+        encode_into(&value, None, &mut bytes).unwrap();
+        assert_eq!(decode_within::<Value>(&bytes, 1 << 20).unwrap(), value);
+        for end in 0..bytes.len() {
+            let fault = |result: Result<Value, CodecFault>| result.unwrap_err().to_string();
+            let plain = fault(decode(&bytes[..end]));
+            assert_eq!(fault(decode_within(&bytes[..end], 1 << 20)), plain);
+        }
+        bytes.push(0);
+        assert!(decode_within::<Value>(&bytes, 1 << 20).is_err());
+        assert!(decode_within::<Vec<u64>>(&(1u64 << 60).to_le_bytes(), 1 << 20).is_err());
     }
 
     #[test]

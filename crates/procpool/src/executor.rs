@@ -302,12 +302,18 @@ pub(crate) fn encode_argument<A: Data>(
     )
 }
 
+/// How much of its taker's stack a result may take to be decoded: half of what a thread has that std makes, so that
+/// the rest is enough for the taker itself. How deep a value is nested is up to the worker, which has a larger stack,
+/// and an overflow would be the end of the host.
+pub(crate) const STACK_BYTES_MAX: usize = 1 << 20;
+
 /// Decodes a result, on the thread that takes it. A panic in its `Deserialize` is an error like any other.
 pub(crate) fn decode_result<R: Data>(
     bytes: &[u8],
     attachments: Option<&List>,
 ) -> Result<R, JobError> {
-    let decode = || session::with_source(attachments, || codec::decode::<R>(bytes));
+    let decode = || codec::decode_within::<R>(bytes, STACK_BYTES_MAX);
+    let decode = || session::with_source(attachments, decode);
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|payload| Err(CodecFault::Message(panic_text(payload))))
         .map_err(|fault| JobError::Decode(codec_error::<R>(Side::Caller, fault.to_string())))

@@ -38,7 +38,8 @@ pub enum JobError {
     /// In the second case the job did run.
     Encode(CodecError),
     /// The argument (on the worker's side) or the result (on the caller's) could not be decoded.
-    /// In the second case the job did run.
+    /// In the second case the job did run. A result that is nested so deep that decoding it takes more than
+    /// 1 MiB of the taker's stack, half of what threads have by default, is refused.
     Decode(CodecError),
     /// The argument or the result is longer than `payload_limit` allows.
     TooLarge {

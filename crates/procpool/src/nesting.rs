@@ -17,6 +17,11 @@ pub(crate) fn note(depth: u32) {
     let _ = DEPTH.set(depth);
 }
 
+/// Whether this process is a worker.
+pub(crate) fn is_worker() -> bool {
+    DEPTH.get().is_some()
+}
+
 /// The depth of the workers of a pool of this process.
 pub(crate) fn below() -> u32 {
     1 + DEPTH.get().copied().unwrap_or(0)

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachments::session::{self, Collected};
 use crate::attachments::{AnyValue, Attachment};
-use crate::executor::{Data, panic_text};
+use crate::executor::{Data, STACK_BYTES_MAX, panic_text};
+use crate::nesting;
 
 /// Bytes collected before they are written to sealed memory: system calls are saved from here on, and more
 /// would not stay in the processor's cache.
@@ -76,7 +77,14 @@ impl<T: Data + Sync> Shared<T> {
             Some(value) => value,
             None => {
                 let bytes = attachment.bytes().map_err(|error| error.to_string())?;
-                let decode = || codec::decode::<T>(bytes);
+                // In the host it has come with a result.
+                let decode = || {
+                    if nesting::is_worker() {
+                        codec::decode::<T>(bytes)
+                    } else {
+                        codec::decode_within::<T>(bytes, STACK_BYTES_MAX)
+                    }
+                };
                 let value = session::with_source(Some(attachment.uses()), decode)
                     .map_err(|fault| fault.to_string())?;
                 attachment.set_value(Arc::new(value))

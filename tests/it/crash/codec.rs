@@ -1,6 +1,6 @@
 //! Values that cannot be encoded or decoded, on either side, and text that nobody should print as it is.
 
-use procpool::{CodecError, JobError, Output, ProcessPool, Side};
+use procpool::{CodecError, JobError, Output, ProcessPool, Shared, Side};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use super::fault::Fault;
@@ -217,6 +217,7 @@ impl<'de> Deserialize<'de> for Liar {
 
 /// Goal: data that claims to be longer than it is takes no memory for what it claims, on neither side, and fails
 /// its own job alone.
+/// Covers: F-54
 #[test]
 fn lengths_that_lie_are_not_believed() {
     test(|| {
@@ -242,38 +243,43 @@ fn lengths_that_lie_are_not_believed() {
     });
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+struct Nested(Option<Box<Nested>>);
+
+/// Encodes as so many levels, without having them.
+#[derive(Debug)]
+struct Deep(usize);
+
+impl Serialize for Deep {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeTuple;
+        // Each level is the mark that says that there is another.
+        let mut levels = serializer.serialize_tuple(self.0 + 1)?;
+        for _ in 0..self.0 {
+            levels.serialize_element(&1_u8)?;
+        }
+        levels.serialize_element(&0_u8)?;
+        levels.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Deep {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Deep, D::Error> {
+        let nested = Nested::deserialize(deserializer)?;
+        let mut level = &nested;
+        let mut levels = 0;
+        while let Some(next) = &level.0 {
+            level = next;
+            levels += 1;
+        }
+        Ok(Deep(levels))
+    }
+}
+
 /// Goal: an argument that is nested deeper than a worker's stack costs that worker, and not the pool.
+/// Covers: F-54
 #[test]
 fn an_argument_that_is_nested_too_deep_is_the_death_of_its_job() {
-    #[derive(Debug, Serialize, Deserialize)]
-    struct Nested(Option<Box<Nested>>);
-    /// Encodes as so many levels, without having them.
-    #[derive(Debug)]
-    struct Deep(usize);
-    impl Serialize for Deep {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            use serde::ser::SerializeTuple;
-            // Each level is the mark that says that there is another.
-            let mut levels = serializer.serialize_tuple(self.0 + 1)?;
-            for _ in 0..self.0 {
-                levels.serialize_element(&1_u8)?;
-            }
-            levels.serialize_element(&0_u8)?;
-            levels.end()
-        }
-    }
-    impl<'de> Deserialize<'de> for Deep {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Deep, D::Error> {
-            let nested = Nested::deserialize(deserializer)?;
-            let mut level = &nested;
-            let mut levels = 0;
-            while let Some(next) = &level.0 {
-                level = next;
-                levels += 1;
-            }
-            Ok(Deep(levels))
-        }
-    }
     test(|| {
         let pool = ProcessPool::builder().workers(1).stderr(Output::Capture).build().unwrap();
         assert_eq!(pool.submit(|deep: Deep| deep.0, Deep(100)).result().unwrap(), 100);
@@ -281,5 +287,46 @@ fn an_argument_that_is_nested_too_deep_is_the_death_of_its_job() {
         assert_eq!(death.phase, procpool::Phase::Decode);
         assert!(death.stderr_tail.contains("overflowed its stack"), "{:?}", death.stderr_tail);
         assert_eq!(pool.submit(|deep: Deep| deep.0, Deep(100)).result().unwrap(), 100);
+    });
+}
+
+fn deep(levels: usize) -> Deep {
+    Deep(levels)
+}
+
+/// The same in the memory of a shared value, which the host decodes as well.
+fn share_deep(levels: usize) -> Shared<Deep> {
+    let pool = ProcessPool::builder().workers(1).build().unwrap();
+    pool.share(Deep(levels))
+}
+
+/// Goal: a result that is nested deeper than its taker's stack is that job's error, with the reason; the host is
+/// none the worse for it, and neither are the worker and the other elements of a map.
+/// Method: a job whose result encodes as ten million levels, taken on a thread with std's usual stack.
+/// Covers: F-54
+#[test]
+fn a_result_that_is_nested_too_deep_is_refused() {
+    const LEVELS: usize = 10_000_000;
+    fn check<R: std::fmt::Debug>(result: Result<R, JobError>) {
+        let error = match result {
+            Err(JobError::Decode(error)) => error,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(error.side, Side::Caller);
+        assert!(error.message.contains("nested too deep"), "{}", error.message);
+    }
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).build().unwrap();
+        check(pool.submit(deep, LEVELS).result());
+        check(pool.submit(share_deep, LEVELS).result());
+        let results: Vec<_> = pool.map(deep, [100, LEVELS, 100]).chunk_size(3).collect();
+        for (n, result) in results.into_iter().enumerate() {
+            match n {
+                1 => check(result),
+                _ => assert_eq!(result.unwrap().0, 100),
+            }
+        }
+        assert_eq!(pool.submit(share_deep, 100).result().unwrap().0, 100);
+        assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
     });
 }
