@@ -1,6 +1,6 @@
 //! Starting workers and ending them: the pool's side of a child process.
 //!
-//! A child is started by `posix_spawn` ([`plain`]), or inside a cgroup by a call of the same shape ([`born`]),
+//! A child is started by `posix_spawn` (`plain.rs`), or inside a cgroup by a call of the same shape (`born.rs`),
 //! so nothing but a few system calls runs in a copy of a threaded program. Its control channel is its standard
 //! input until [`worker::enter`](crate::worker::enter) moves it away.
 //!
