@@ -1,7 +1,7 @@
 //! Section E: callbacks.
 
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use procpool::{JobError, JobFuture, ProcessPool, Shutdown};
@@ -259,6 +259,104 @@ fn a_callback_may_submit_a_job_that_crashes() {
         let (first, second) = said.recv().unwrap();
         assert!(matches!(first, Some(JobError::Died(_))));
         assert!(matches!(second, Err(JobError::Died(_))));
+    });
+}
+
+/// How many threads this process has for callbacks.
+fn callback_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    // One that has ended meanwhile has no name.
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+    tasks.filter_map(|task| name(task.ok()?)).filter(|name| name.trim() == "procpool-done").count()
+}
+
+/// Waits until threads that have nothing to do have ended; all but so many.
+fn wait_for_calm(left: usize) {
+    while callback_threads() > left {
+        thread::yield_now();
+    }
+}
+
+/// Goal: callbacks that do not block do not take a thread each, however many come at once.
+/// Method: the jobs' ends arrive in batches, faster than callbacks run. Each hundredth callback counts threads. A
+/// machine that is busy elsewhere makes some callbacks look as if they blocked: hence not just three threads.
+#[test]
+fn a_burst_of_callbacks_takes_few_threads() {
+    test(|| {
+        let pool = ProcessPool::of(2);
+        let most = Arc::new(Mutex::new(0));
+        let (word, said) = mpsc::channel::<()>();
+        let meeting = Meeting::new();
+        let (_held, guest) = hold(&pool, &meeting);
+        for n in 0..10_000 {
+            let (most, word) = (Arc::clone(&most), word.clone());
+            pool.submit(double, n).on_done(move |_| {
+                if n % 100 == 0 {
+                    let now = callback_threads();
+                    let mut most = most.lock().unwrap();
+                    *most = now.max(*most);
+                }
+                drop(word);
+            });
+        }
+        drop(word);
+        guest.go();
+        assert!(said.recv().is_err(), "all callbacks have run");
+        assert!(*most.lock().unwrap() <= 20, "{most:?} threads");
+        wait_for_calm(2);
+    });
+}
+
+/// Goal: however many callbacks block, others run meanwhile; and the threads that this took end afterwards.
+/// Method: fifty wait until one behind them has run, in one batch with it, twice.
+#[test]
+fn fifty_blocking_callbacks_delay_nobody() {
+    test(|| {
+        let pool = ProcessPool::of(1);
+        for _ in 0..2 {
+            let meeting = Meeting::new();
+            let (_held, guest) = hold(&pool, &meeting);
+            let last_has_run = Arc::new(Barrier::new(51));
+            let (word, said) = mpsc::channel::<()>();
+            for n in 0..51 {
+                let (last_has_run, word) = (Arc::clone(&last_has_run), word.clone());
+                pool.submit(double, n).on_done(move |_| {
+                    last_has_run.wait();
+                    drop(word);
+                });
+            }
+            drop(word);
+            guest.go();
+            assert!(said.recv().is_err(), "all callbacks have run");
+            wait_for_calm(2);
+        }
+    });
+}
+
+/// Goal: a shutdown waits for callbacks that block, and for those that wait behind them.
+#[test]
+fn a_shutdown_waits_for_blocking_callbacks() {
+    test(|| {
+        let pool = ProcessPool::of(1);
+        let meeting = Meeting::new();
+        let (_held, guest) = hold(&pool, &meeting);
+        let together = Arc::new(Barrier::new(11));
+        let count = Arc::new(Mutex::new(0));
+        for n in 0..10 {
+            let (together, count) = (Arc::clone(&together), Arc::clone(&count));
+            pool.submit(double, n).on_done(move |_| {
+                together.wait();
+                *count.lock().unwrap() += 1;
+            });
+        }
+        guest.go();
+        thread::scope(|scope| {
+            scope.spawn(|| together.wait());
+            pool.shutdown(Shutdown::Drain);
+        });
+        assert_eq!(*count.lock().unwrap(), 10);
+        // The kernel takes a moment to forget a thread that was joined.
+        wait_for_calm(0);
     });
 }
 
