@@ -247,9 +247,11 @@ mod tests {
     #[test]
     fn a_torn_last_line_counts_for_nothing_and_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
         let whole = lines(&[(1, "a", Verdict::success()), (2, "b", Verdict::success())]);
         for len in 0..=whole.len() {
+            // Each has a file of its own: a process that another test starts at this moment holds a copy of the
+            // descriptor, and so the lock, until it executes its program.
+            let path = dir.path().join(format!("log-{len}"));
             std::fs::write(&path, &whole[..len]).unwrap();
             let mut finished = Finished::read(&path, Again::Unfinished).unwrap();
             let ends = whole[..len].matches('\n').count();
