@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::born::Plan;
@@ -40,11 +41,20 @@ impl Plan {
         match pidfd::open(id).map_err(|error| refused("pidfd_open", error)) {
             Ok(pidfd) => Ok(Process { id, pidfd, state: State::Unreaped }),
             Err(error) => {
-                // Errors of these two mean that it is gone already, which is what is wanted.
-                let _ = kill(pid, Signal::SIGKILL);
-                let _ = waitpid(pid, None);
+                end(pid);
                 Err(error)
             }
         }
+    }
+}
+
+/// Kills and reaps a child for which there is no pidfd.
+fn end(pid: Pid) {
+    // An error means that somebody else has reaped it, or that the host ignores the deaths of children: then the
+    // number may be a stranger's by now.
+    let unreaped = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    if waitid(Id::Pid(pid), unreaped).is_ok() {
+        let _ = kill(pid, Signal::SIGKILL);
+        while waitid(Id::Pid(pid), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
     }
 }
