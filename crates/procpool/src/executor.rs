@@ -4,6 +4,8 @@
 //! [`Call`], which can encode itself for another process or turn into a closure for this one, together
 //! with a [`Promise`] to complete. The futures do not know who completes them.
 
+mod elsewhere;
+
 use std::any::{Any, type_name};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use crate::map::Map;
 use crate::report::{Progress, Report};
 use crate::task::{self, Task};
 use crate::worker;
+
+pub use elsewhere::{EncodedCall, EncodedForm, Verdict, argument, promise};
 
 /// What can travel to a worker and back: everything that serde can write and read and that owns itself.
 pub trait Data: Serialize + DeserializeOwned + Send + 'static {}
@@ -207,6 +211,8 @@ pub enum Callee<'a> {
     },
     /// A task, by name, with JSON for argument and result.
     JsonTask(&'a str),
+    /// A task, by name and fingerprint.
+    BinaryTask(&'a str, u64),
 }
 
 /// A call that can be made here or encoded for elsewhere.
@@ -218,7 +224,7 @@ pub trait Call {
     fn task(&self) -> Option<&'static Task> {
         match self.callee() {
             Callee::Function { function, .. } => task::of_function(function),
-            Callee::JsonTask(name) => task::named(name),
+            Callee::JsonTask(name) | Callee::BinaryTask(name, _) => task::named(name),
         }
     }
 

@@ -39,6 +39,13 @@ impl JobFuture<String> {
     }
 }
 
+impl JobFuture<Vec<u8>> {
+    /// The future of a job whose result stays encoded.
+    pub(crate) fn of_encoded(cell: Arc<JobCell>) -> JobFuture<Vec<u8>> {
+        JobFuture { cell, take: take_encoded }
+    }
+}
+
 impl<R: Send + 'static> JobFuture<R> {
     /// The future of a job that runs in this process.
     pub(crate) fn of_local(cell: Arc<JobCell>) -> JobFuture<R> {
@@ -178,6 +185,18 @@ fn take_local<R: Send + 'static>(value: Value) -> Result<R, JobError> {
         Value::Bytes(_) | Value::Attached(_) | Value::Parts(_) => {
             unreachable!("a local job's value is boxed")
         }
+    }
+}
+
+fn take_encoded(value: Value) -> Result<Vec<u8>, JobError> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes.into_vec()),
+        // The bytes refer to memory that only this process and its workers have.
+        Value::Attached(_) => Err(JobError::Decode(codec_error::<Vec<u8>>(
+            Side::Caller,
+            "a result with attachments stays with the pool that has its job".into(),
+        ))),
+        other => take_local(other),
     }
 }
 

@@ -292,6 +292,7 @@ impl PoolCore {
             |name: &str, run, function| WireTarget::Named(Box::new((name.into(), run, function)));
         match call.callee() {
             Callee::JsonTask(name) => Ok(named(name, 0, 0)),
+            Callee::BinaryTask(name, fingerprint) => Ok(named(name, 1, fingerprint)),
             Callee::Function { function, signature }
                 if self.0.settings.worker_program.is_none() =>
             {
