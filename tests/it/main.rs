@@ -18,6 +18,7 @@ mod conformance;
 mod containment;
 mod contract;
 mod crash;
+mod daemon;
 mod events;
 mod examples;
 mod faults;

@@ -8,12 +8,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::daemon::args as daemon;
 use crate::halt::Halt;
 use crate::progress::Show;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 all jobs succeeded, 1-100 so many failed, 101 more failed, 102 wrong usage, \
 103 no input, 104 input not readable, 105 output not writable, 106 workers cannot be started, \
+107 the daemon's journal failed, 108 its state directory is taken, 109 its journal is damaged, \
+110 no daemon answers, 111 the daemon refused, \
 127 command or worker program not found, 130 interrupted, 141 output closed by its reader.
 
 Ctrl-C or SIGTERM: the first starts nothing new and finishes what runs, the second stops what runs, \
@@ -33,6 +36,16 @@ pub(crate) enum Command {
     Call(Call),
     Tasks(Tasks),
     Replay(Replay),
+    Daemon(daemon::Daemon),
+    Submit(daemon::Submit),
+    Status(daemon::Status),
+    Wait(daemon::Wait),
+    Result(daemon::Result),
+    Logs(daemon::Logs),
+    Cancel(daemon::Cancel),
+    Abort(daemon::Abort),
+    Ping(daemon::Ping),
+    Stop(daemon::Stop),
     Completions(Completions),
     Man(Man),
 }
@@ -269,7 +282,7 @@ pub(crate) struct Settings {
 }
 
 /// `30s`, `500ms`, `1.5m`, `2h`, or seconds without a unit.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let seconds = match unit {
@@ -310,7 +323,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
+pub(crate) fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("it has the form NAME=VALUE".into()),

@@ -11,6 +11,8 @@ mod call;
 mod run;
 mod work;
 
+mod daemon;
+
 mod books;
 mod joblog;
 mod output;
@@ -65,6 +67,16 @@ fn obey(command: args::Command) -> u8 {
         args::Command::Call(args) => call::call(args),
         args::Command::Tasks(args) => call::tasks(&args),
         args::Command::Replay(args) => replay::replay(&args),
+        args::Command::Daemon(args) => daemon::serve::serve(args),
+        args::Command::Submit(args) => daemon::submit::submit(args),
+        args::Command::Status(args) => daemon::show::status(&args),
+        args::Command::Wait(args) => daemon::show::wait(&args),
+        args::Command::Result(args) => daemon::show::result(&args),
+        args::Command::Logs(args) => daemon::show::logs(&args),
+        args::Command::Cancel(args) => daemon::control::cancel(&args),
+        args::Command::Abort(args) => daemon::control::abort(&args),
+        args::Command::Ping(args) => daemon::control::ping(&args),
+        args::Command::Stop(args) => daemon::control::stop(&args),
         args::Command::Completions(args) => Ok(generate::completions(args.shell)),
         args::Command::Man(args) => generate::manual(args.subcommand.as_deref()),
     };

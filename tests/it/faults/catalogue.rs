@@ -136,6 +136,53 @@ pub(super) const SECTIONS: &[(&str, &[(u32, &str)])] = &[
             (110, "A system that refuses system calls"),
         ],
     ),
+    (
+        "The daemon and its journal",
+        &[
+            (111, "A stale socket file after a crash"),
+            (112, "Two daemons started at once"),
+            (113, "A number in a file that says alive and is another process"),
+            (114, "The daemon killed at any instant"),
+            (115, "A torn, zeroed or garbage end of the journal"),
+            (116, "A full disk under the journal"),
+            (117, "An error of the journal, and silence after it"),
+            (118, "State that cannot be read at the start"),
+            (119, "A save that is not atomic"),
+            (120, "A start that is recorded after the fact"),
+            (121, "A result that is told before it is durable"),
+            (122, "A journal that grows for ever"),
+            (123, "A crash while the journal is compacted"),
+            (124, "Workers of a dead daemon beside the new one"),
+            (125, "Jobs that ran when the daemon ended"),
+            (126, "A client that is gone before the result"),
+            (127, "A client that dies between its submit and the answer"),
+            (129, "A drain"),
+            (130, "A drain that never ends"),
+            (131, "A configuration that makes no sense, reloaded"),
+            (132, "An upgrade, and the way back"),
+            (133, "Client, daemon and worker of different versions"),
+            (134, "A panic in a thread of the daemon"),
+            (135, "A loop that is stuck"),
+            (136, "Timers after a restart or a jump of the clock"),
+        ],
+    ),
+    (
+        "Hostile or clumsy clients",
+        &[
+            (137, "A client of another user"),
+            (138, "An abstract socket, which has no permissions"),
+            (139, "A malformed greeting"),
+            (140, "Slow and half-open clients"),
+            (141, "A flood of connections"),
+            (142, "A flood of submits"),
+            (143, "A task that is not registered"),
+            (144, "Environment, limits and directory from a client"),
+            (145, "Paths, lengths and zeros in names"),
+            (147, "A query without a bound"),
+            (148, "Links in the state directory"),
+            (150, "A daemon run as root"),
+        ],
+    ),
 ];
 
 /// Faults without a meaning here, and why.
@@ -165,7 +212,16 @@ pub(super) const NONE: &[(u32, &str)] = &[
 
 /// Faults whose tests come with a feature that is not there yet, by feature. Empty it: a number here
 /// that has a test fails the table.
-pub(super) const LATER: &[(&str, &[u32])] = &[(
-    "Comes with the rest of containment: processes that cannot be killed, hosts in namespaces of their own.",
-    &[31, 80, 94, 95, 98, 109],
-)];
+pub(super) const LATER: &[(&str, &[u32])] = &[
+    (
+        "Comes with the rest of containment: processes that cannot be killed, hosts in namespaces of their own.",
+        &[31, 80, 94, 95, 98, 109],
+    ),
+    (
+        "Comes with the rest of the daemon.",
+        &[
+            111, 113, 115, 116, 117, 118, 119, 120, 121, 122, 123, 126, 130, 131, 132, 134, 135,
+            136, 137, 138, 139, 141, 142, 143, 144, 145, 147, 148, 150,
+        ],
+    ),
+];

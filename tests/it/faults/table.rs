@@ -134,7 +134,7 @@ fn page(tests: &Tests) -> String {
     );
     let _ = writeln!(
         page,
-        "run it with `{REWRITE}=1`. Numbers that are missing here are the daemon's, or were never given."
+        "run it with `{REWRITE}=1`. Numbers that are missing here were never given."
     );
     for (section, faults) in SECTIONS {
         let _ = writeln!(page, "\n## {section}\n");

@@ -1,0 +1,105 @@
+//! A job's end as the shell sees it: what it printed, and the exit code.
+
+use std::io::{self, Write};
+
+use procpool::executor::Verdict;
+use procpool_daemon::job::{CommandEnd, Ending, JobId, Outcome, State};
+use procpool_daemon::protocol::{Request, Response, Stream};
+use procpool_daemon::{Client, Error};
+
+use crate::exit_code;
+use crate::report::{self, Unwritable};
+
+/// Waits for a job's end, prints what it has printed, and says what went wrong; answers the exit code.
+pub(super) fn print(client: &Client, id: JobId) -> Result<u8, Error> {
+    let (state, ending) = match client.request(&Request::Result(id))? {
+        Response::Ending(_, state, ending) => (state, *ending),
+        other => return Err(Error::unexpected(&other)),
+    };
+    let printed = match &ending.outcome {
+        Outcome::Json(json) => io::stdout().lock().write_all(format!("{json}\n").as_bytes()),
+        Outcome::Binary(bytes) => io::stdout().lock().write_all(bytes),
+        _ => match log(client, id, Stream::Stdout, &mut io::stdout().lock())? {
+            Ok(()) => {
+                // If standard error is gone, nobody can be told.
+                let _ = log(client, id, Stream::Stderr, &mut io::stderr().lock())?;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = printed.and_then(|()| io::stdout().lock().flush()) {
+        return Ok(Unwritable::Stdout(error).say());
+    }
+    if state != State::Succeeded {
+        report::say(format_args!("job {id}: {}", describe(state, &ending)));
+    }
+    Ok(code(state, &ending))
+}
+
+/// Prints what a command has said so far.
+pub(super) fn log(
+    client: &Client,
+    id: JobId,
+    stream: Stream,
+    to: &mut impl Write,
+) -> Result<io::Result<()>, Error> {
+    let mut offset = 0;
+    loop {
+        let bytes = match client.request(&Request::Log { id, stream, offset })? {
+            Response::Log { bytes } => bytes,
+            other => return Err(Error::unexpected(&other)),
+        };
+        if bytes.is_empty() {
+            return Ok(to.flush());
+        }
+        if let Err(error) = to.write_all(&bytes) {
+            return Ok(Err(error));
+        }
+        offset += bytes.len() as u64;
+    }
+}
+
+fn code(state: State, ending: &Ending) -> u8 {
+    match (state, &ending.outcome) {
+        (State::Succeeded, _) => exit_code::SUCCESS,
+        (_, Outcome::Command(CommandEnd::Exit(code))) => (*code & 0xff) as u8,
+        (_, Outcome::Command(CommandEnd::Signal(signal, _))) => (128 + *signal) as u8,
+        (_, Outcome::Command(CommandEnd::NotStarted(_))) => exit_code::NOT_FOUND,
+        _ => exit_code::of_failed(1),
+    }
+}
+
+fn describe(state: State, ending: &Ending) -> String {
+    match &ending.outcome {
+        Outcome::Command(CommandEnd::Exit(code)) => format!("the command failed: exit code {code}"),
+        Outcome::Command(CommandEnd::Signal(signal, _)) => {
+            match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(signal) => format!("the command died: {}", signal.as_str()),
+                Err(_) => format!("the command died: signal {signal}"),
+            }
+        }
+        Outcome::Command(CommandEnd::NotStarted(why)) => why.clone(),
+        Outcome::Error(verdict) => verdict_text(state, verdict),
+        Outcome::Json(_) | Outcome::Binary(_) | Outcome::Nothing => state.word().replace('_', " "),
+    }
+}
+
+fn verdict_text(state: State, verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Panicked { message, location, .. } => {
+            format!(
+                "it panicked at {}: {message}",
+                location.as_deref().unwrap_or("an unknown place")
+            )
+        }
+        Verdict::Died { status, phase, .. } => format!("its worker died: {status} {phase}"),
+        Verdict::TimedOut { after, .. } => format!("it timed out after {after:?}"),
+        Verdict::Unregistered(_) => "the worker program has no such task".into(),
+        Verdict::Broken(why) => why.clone(),
+        Verdict::Codec { message, .. } => {
+            format!("its argument, or its result, does not fit: {message}")
+        }
+        _ => state.word().replace('_', " "),
+    }
+}

@@ -1,0 +1,7 @@
+//! The client's half: a connection that anybody can send requests through, and [`Daemon`], an executor on top.
+
+mod connection;
+mod executor;
+
+pub use connection::Client;
+pub use executor::Daemon;

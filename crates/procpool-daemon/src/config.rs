@@ -1,0 +1,161 @@
+//! The configuration: a file of TOML, and what holds without one.
+//!
+//! ```toml
+//! level = "machine"          # what acknowledged means: kept over a crash of the "machine", of the "process", or in "memory"
+//!
+//! [queue.default]            # there without being named, with a slot for each CPU
+//! slots = 2
+//!
+//! [queue.thumbs]
+//! worker = "/opt/thumbs/bin/thumbs"    # a program whose main begins with procpool::init()
+//! slots = 4
+//!
+//! [limits]
+//! jobs = 1000000             # that have not ended
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, thread};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::job::DEFAULT_QUEUE;
+
+/// What an acknowledged job survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// A crash of the machine, or of its power: each batch is on the disk.
+    #[default]
+    Machine,
+    /// A crash of the daemon: each batch is with the system.
+    Process,
+    /// Nothing.
+    Memory,
+}
+
+/// All settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What acknowledged means.
+    pub level: Level,
+    /// The queues by name.
+    #[serde(rename = "queue")]
+    pub queues: BTreeMap<String, QueueConfig>,
+    /// What there may be at most.
+    pub limits: Limits,
+}
+
+/// The settings of a queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueConfig {
+    /// The program that has its tasks. Without one it runs commands only.
+    pub worker: Option<PathBuf>,
+    /// How many of its jobs run at a time. By default one for each CPU.
+    pub slots: Option<usize>,
+}
+
+/// What there may be at most.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Jobs that have not ended.
+    pub jobs: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        // Some hundred MiB of the daemon's memory.
+        Limits { jobs: 1_000_000 }
+    }
+}
+
+/// The most slots of a queue: as many as processes that a small machine can hold.
+const SLOTS_MAX: usize = 4096;
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or does not make sense; the text names the place.
+    pub fn read(path: &Path) -> Result<Config, Error> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::system(format!("cannot read `{}`", path.display()), error))?;
+        Config::parse(&text)
+            .map_err(|message| Error::setting(format!("`{}`: {message}", path.display())))
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// What does not make sense in it, in words.
+    pub fn parse(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+        for (name, queue) in &config.queues {
+            if name.is_empty() || name.len() > 64 || name.chars().any(|c| c.is_control()) {
+                return Err(format!(
+                    "queue {name:?}: a name has 1 to 64 bytes, none a control character"
+                ));
+            }
+            if let Some(slots) = queue.slots.filter(|slots| !(1..=SLOTS_MAX).contains(slots)) {
+                return Err(format!("queue `{name}`: slots = {slots}: it has 1 to {SLOTS_MAX}"));
+            }
+            if queue.worker.as_ref().is_some_and(|worker| worker.is_relative()) {
+                return Err(format!("queue `{name}`: worker: a whole path is needed"));
+            }
+        }
+        if config.limits.jobs == 0 {
+            return Err("limits: jobs = 0: no job could ever be submitted".into());
+        }
+        Ok(config)
+    }
+
+    /// All queues, with the one that is always there.
+    pub fn all_queues(&self) -> BTreeMap<String, QueueConfig> {
+        let mut queues = self.queues.clone();
+        queues.entry(DEFAULT_QUEUE.into()).or_default();
+        queues
+    }
+}
+
+impl QueueConfig {
+    /// How many of its jobs run at a time.
+    pub fn slots(&self) -> usize {
+        self.slots.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let config = Config::parse("[queue.thumbs]\nworker = \"/bin/thumbs\"\nslots = 4").unwrap();
+        assert_eq!(config.level, Level::Machine);
+        assert_eq!(config.all_queues().keys().collect::<Vec<_>>(), ["default", "thumbs"]);
+        assert_eq!(config.queues["thumbs"].slots(), 4);
+        assert_eq!(Config::parse(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let cases = [
+            ("levle = \"machine\"", "levle"),
+            ("level = \"disk\"", "disk"),
+            ("[queue.a]\nslots = 0", "slots = 0"),
+            ("[queue.a]\nworker = \"thumbs\"", "worker"),
+            ("[queue.\"\"]", "name"),
+            ("[limits]\njobs = 0", "jobs = 0"),
+            ("[queue.a", "queue"),
+        ];
+        for (text, part) in cases {
+            let message = Config::parse(text).unwrap_err();
+            assert!(message.contains(part), "{text:?}: {message:?}");
+        }
+    }
+}

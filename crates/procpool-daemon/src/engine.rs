@@ -1,0 +1,195 @@
+//! Runs jobs: a warm pool for each queue, and the futures of what runs there.
+//!
+//! It decides nothing. It starts what it is told to, and says what became of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use procpool::executor::{EncodedCall, EncodedForm, Options, Verdict};
+use procpool::{JobError, JobFuture, ProcessPool, Report, Shutdown};
+use serde_bytes::ByteBuf;
+
+use crate::command::{self, Order, Setup};
+use crate::config::QueueConfig;
+use crate::job::{Attempt, CommandEnd, Ending, JobId, Outcome, Record, TaskWork, Work};
+
+/// How long a worker without work stays: a client that submits job after job finds it warm.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What all workers of a daemon have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    /// The directory for what commands say.
+    pub(crate) logs: PathBuf,
+    /// The variable by which the next daemon knows the workers of this one.
+    pub(crate) mark: (&'static str, OsString),
+}
+
+/// Called when an attempt has ended, on any thread.
+pub(crate) type OnEnd = std::sync::Arc<dyn Fn(JobId, Attempt) + Send + Sync>;
+
+/// All pools, and what runs in them.
+pub(crate) struct Engine {
+    queues: BTreeMap<String, QueueConfig>,
+    surroundings: Surroundings,
+    pools: HashMap<(String, Kind), ProcessPool>,
+    running: HashMap<JobId, Running>,
+    on_end: OnEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Commands,
+    Tasks,
+}
+
+struct Running {
+    attempt: Attempt,
+    /// The pool it runs in.
+    pool: (String, Kind),
+    future: Future,
+}
+
+enum Future {
+    Command(JobFuture<CommandEnd>),
+    Task(EncodedForm, JobFuture<Vec<u8>>),
+    /// It could not even be submitted.
+    Refused(String),
+}
+
+impl Engine {
+    pub(crate) fn new(
+        queues: BTreeMap<String, QueueConfig>,
+        surroundings: Surroundings,
+        on_end: OnEnd,
+    ) -> Engine {
+        Engine { queues, surroundings, pools: HashMap::new(), running: HashMap::new(), on_end }
+    }
+
+    /// Starts an attempt.
+    pub(crate) fn start(&mut self, attempt: Attempt, record: Record, work: Work) {
+        let Record { id, terms, .. } = record;
+        let kind = match &work {
+            Work::Command(_) => Kind::Commands,
+            Work::Task(_) => Kind::Tasks,
+        };
+        let key = (terms.queue, kind);
+        let future = match self.pool(&key) {
+            Ok(pool) => submit(pool, id, work, terms.timeout),
+            Err(why) => Future::Refused(why),
+        };
+        let on_end = std::sync::Arc::clone(&self.on_end);
+        match &future {
+            Future::Command(future) => future.on_done(move |_| on_end(id, attempt)),
+            Future::Task(_, future) => future.on_done(move |_| on_end(id, attempt)),
+            Future::Refused(_) => on_end(id, attempt),
+        }
+        self.running.insert(id, Running { attempt, pool: key, future });
+    }
+
+    /// The pool for a kind of work in a queue; why there is none.
+    fn pool(&mut self, key: &(String, Kind)) -> Result<&ProcessPool, String> {
+        if !self.pools.contains_key(key) {
+            let pool = self.make_pool(&key.0, key.1)?;
+            self.pools.insert(key.clone(), pool);
+        }
+        Ok(&self.pools[key])
+    }
+
+    fn make_pool(&self, queue: &str, kind: Kind) -> Result<ProcessPool, String> {
+        let config =
+            self.queues.get(queue).ok_or_else(|| format!("there is no queue `{queue}`"))?;
+        let Surroundings { logs, mark } = &self.surroundings;
+        let builder = ProcessPool::builder()
+            .workers(config.slots())
+            .idle_timeout(IDLE_TIMEOUT)
+            .env(mark.0, mark.1.clone());
+        let builder = match (kind, &config.worker) {
+            (Kind::Commands, _) => {
+                builder.initializer(command::prepare, Setup { logs: logs.clone().into() })
+            }
+            (Kind::Tasks, Some(worker)) => builder.worker_program(worker),
+            (Kind::Tasks, None) => return Err(format!("queue `{queue}` has no worker program")),
+        };
+        builder.build().map_err(|error| error.to_string())
+    }
+
+    /// Stops a job that runs. Its end is told as any other.
+    pub(crate) fn stop(&self, id: JobId) {
+        match self.running.get(&id).map(|running| &running.future) {
+            Some(Future::Command(future)) => future.abort(),
+            Some(Future::Task(_, future)) => future.abort(),
+            Some(Future::Refused(_)) | None => {}
+        }
+    }
+
+    /// How an attempt has ended, of which that was told.
+    pub(crate) fn take(&mut self, id: JobId, attempt: Attempt) -> Option<Ending> {
+        if self.running.get(&id)?.attempt != attempt {
+            return None;
+        }
+        let Running { pool, future, .. } = self.running.remove(&id)?;
+        let (result, report) = match future {
+            Future::Command(future) => {
+                let outcome = future.outcome();
+                (outcome.result.map(Outcome::Command), outcome.report)
+            }
+            Future::Task(form, future) => {
+                let outcome = future.outcome();
+                let value = outcome.result.map(|bytes| match form {
+                    EncodedForm::Json => {
+                        Outcome::Json(String::from_utf8_lossy(&bytes).into_owned())
+                    }
+                    EncodedForm::Binary { .. } => Outcome::Binary(ByteBuf::from(bytes)),
+                });
+                (value, outcome.report)
+            }
+            Future::Refused(why) => (Ok(Outcome::Error(Verdict::Broken(why))), Report::default()),
+        };
+        if let Err(JobError::Broken(_)) = &result {
+            // Another one may be luckier: what was missing can have been put there meanwhile.
+            if let Some(pool) = self.pools.remove(&pool) {
+                pool.shutdown(Shutdown::Abort);
+            }
+        }
+        let outcome = result.unwrap_or_else(|error| Outcome::Error(Verdict::of(&error)));
+        let Report { ran, cpu, peak_rss, pid, .. } = report;
+        Some(Ending { outcome, ran, cpu, peak_rss, pid })
+    }
+
+    /// True if nothing runs.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Ends all workers, and waits until they are gone.
+    pub(crate) fn close(self) {
+        for pool in self.pools.values() {
+            pool.shutdown(Shutdown::Abort);
+        }
+    }
+}
+
+fn submit(pool: &ProcessPool, id: JobId, work: Work, timeout: Option<Duration>) -> Future {
+    match work {
+        Work::Command(command) => {
+            let job = pool.job(command::run, Order { id, command });
+            let job = match timeout {
+                Some(timeout) => job.timeout(timeout),
+                None => job,
+            };
+            Future::Command(job.submit())
+        }
+        Work::Task(TaskWork { task, fingerprint, argument }) => {
+            let form = match fingerprint {
+                Some(fingerprint) => EncodedForm::Binary { fingerprint },
+                None => EncodedForm::Json,
+            };
+            let call = EncodedCall { task: &task, form, argument: &argument };
+            let options = Options { timeout, ..Options::default() };
+            Future::Task(form, pool.call_encoded(call, &options))
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! What the daemon knows of a job: what was asked for, where it stands, how it came there, how it ended.
+//!
+//! Plain data, as it travels and as it is kept. What makes the transitions is [`machine`](crate::machine).
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use procpool::executor::Verdict;
+use serde::{Deserialize, Serialize};
+
+/// The number of a job. Never given twice by one state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A moment, in milliseconds since 1970. By the wall clock: it must mean the same after a restart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// The present one.
+    pub fn now() -> Moment {
+        let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// So much later.
+    pub fn after(self, span: Duration) -> Moment {
+        Moment(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long from `earlier` until this; nothing if the clock was set back between them.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// How it is to be run.
+    pub terms: Terms,
+    /// What is to be run.
+    pub work: Work,
+}
+
+/// How a job is to be run: what the daemon has in memory of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The queue's name.
+    pub queue: String,
+    /// For lists: the command's beginning, or the task's name, unless the client has a better one.
+    pub title: String,
+    /// Higher first.
+    pub priority: i32,
+    /// How often it may be run again, also after the daemon was killed while it ran. With 0 it is started at
+    /// most once.
+    pub retries: u32,
+    /// The time limit of each attempt.
+    pub timeout: Option<Duration>,
+    /// Not before this.
+    pub not_before: Option<Moment>,
+    /// Only if these have succeeded.
+    pub after: Vec<JobId>,
+    /// The same key and the same spec are the same job.
+    pub key: Option<String>,
+}
+
+impl Terms {
+    /// The defaults, in the queue `default`.
+    pub fn new(title: impl Into<String>) -> Terms {
+        Terms {
+            queue: DEFAULT_QUEUE.into(),
+            title: title.into(),
+            priority: 0,
+            retries: 0,
+            timeout: None,
+            not_before: None,
+            after: Vec::new(),
+            key: None,
+        }
+    }
+}
+
+/// The queue that is there without any configuration.
+pub const DEFAULT_QUEUE: &str = "default";
+
+/// What is to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// A command, by the built-in task of the daemon's own program.
+    Command(Command),
+    /// A task of the queue's worker program.
+    Task(TaskWork),
+}
+
+/// A command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The program and its arguments, bytes as the system has them.
+    pub words: Vec<serde_bytes::ByteBuf>,
+    /// Where it runs.
+    pub dir: serde_bytes::ByteBuf,
+    /// What is added to the daemon's environment.
+    pub env: Vec<(serde_bytes::ByteBuf, serde_bytes::ByteBuf)>,
+}
+
+/// A call of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskWork {
+    /// The task's name.
+    pub task: String,
+    /// The caller's fingerprint of it if the argument is in the library's own form; `None` means JSON.
+    pub fingerprint: Option<u64>,
+    /// The argument.
+    #[serde(with = "serde_bytes")]
+    pub argument: Vec<u8>,
+}
+
+/// A run of a job, from 1.
+pub type Attempt = u32;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// It waits for a moment, or for other jobs.
+    Scheduled,
+    /// It waits for a slot.
+    Queued,
+    /// It has been given to a worker, or is about to be.
+    Running(Attempt),
+    /// It ended with a value; a command: with exit code 0.
+    Succeeded,
+    /// A command ended with another exit code, or the job could not be run.
+    Failed,
+    /// Its task panicked.
+    Panicked,
+    /// A signal killed the command, or the worker died under it.
+    Died,
+    /// Its time limit was reached.
+    TimedOut,
+    /// It was cancelled, or stopped, or a job that it depends on did not succeed.
+    Cancelled,
+    /// The daemon ended while it ran.
+    Interrupted {
+        /// Whether it may have had effects.
+        may_have_run: bool,
+    },
+    /// It has killed every worker it was given to, as often as it may.
+    Quarantined,
+    /// It has ended, and what it left was kept as long as was asked.
+    Expired,
+}
+
+impl State {
+    /// True if nothing will change any more, apart from expiry.
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, State::Scheduled | State::Queued | State::Running(_))
+    }
+
+    /// The state in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Scheduled => "scheduled",
+            State::Queued => "queued",
+            State::Running(_) => "running",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Panicked => "panicked",
+            State::Died => "died",
+            State::TimedOut => "timed_out",
+            State::Cancelled => "cancelled",
+            State::Interrupted { .. } => "interrupted",
+            State::Quarantined => "quarantined",
+            State::Expired => "expired",
+        }
+    }
+}
+
+/// Who made something happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Who {
+    /// The daemon itself.
+    Daemon,
+    /// A client: its process, as the kernel knows it.
+    Client(u32),
+}
+
+/// One step of a job's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When.
+    pub at: Moment,
+    /// What it became.
+    pub state: State,
+    /// By whom.
+    pub who: Who,
+    /// Why, if that is not plain.
+    pub why: Option<Box<str>>,
+}
+
+/// What has become of a job so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// How often it was started.
+    pub attempts: Attempt,
+    /// How many workers it has killed.
+    pub deaths: u32,
+    /// Never empty. The last step is where it stands.
+    pub history: Vec<Step>,
+}
+
+impl Life {
+    /// Of a job that has just been submitted.
+    pub fn born(step: Step) -> Life {
+        Life { attempts: 0, deaths: 0, history: vec![step] }
+    }
+
+    /// Where the job stands.
+    pub fn state(&self) -> State {
+        self.history.last().expect("a job is born with a step").state
+    }
+}
+
+/// All that is known of a job but its work and its ending: what lists show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The job.
+    pub id: JobId,
+    /// As it was asked for.
+    pub terms: Terms,
+    /// What has become of it.
+    pub life: Life,
+}
+
+/// How a job ended: kept with the step that made it so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ending {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How long the last attempt ran.
+    pub ran: Duration,
+    /// The CPU time of that, if it was measured.
+    pub cpu: Option<Duration>,
+    /// The peak resident set of its worker, in bytes, if it was measured.
+    pub peak_rss: Option<u64>,
+    /// The worker's process.
+    pub pid: Option<u32>,
+}
+
+/// What came of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// A task's result, of one that was called with JSON.
+    Json(String),
+    /// A task's result, of one that was called with the library's own form.
+    Binary(serde_bytes::ByteBuf),
+    /// A command was run.
+    Command(CommandEnd),
+    /// There is no value.
+    Error(Verdict),
+    /// It was not run to its end by this daemon; the record says why.
+    Nothing,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommandEnd {
+    /// With this exit code.
+    Exit(i32),
+    /// By this signal; whether it left a core file.
+    Signal(i32, bool),
+    /// It could not be started: why.
+    NotStarted(String),
+}
+
+impl Ending {
+    /// Of a job that this daemon did not run to its end.
+    pub fn nothing() -> Ending {
+        Ending {
+            outcome: Outcome::Nothing,
+            ran: Duration::ZERO,
+            cpu: None,
+            peak_rss: None,
+            pid: None,
+        }
+    }
+}
+
+impl Outcome {
+    /// The state that a job with this outcome ends in, retries apart.
+    pub fn state(&self) -> State {
+        match self {
+            Outcome::Json(_) | Outcome::Binary(_) | Outcome::Command(CommandEnd::Exit(0)) => {
+                State::Succeeded
+            }
+            Outcome::Command(CommandEnd::Exit(_) | CommandEnd::NotStarted(_)) => State::Failed,
+            Outcome::Command(CommandEnd::Signal(..)) => State::Died,
+            Outcome::Error(verdict) => match verdict {
+                Verdict::Panicked { .. } => State::Panicked,
+                Verdict::Died { .. } => State::Died,
+                Verdict::TimedOut { .. } => State::TimedOut,
+                Verdict::Cancelled { .. } => State::Cancelled,
+                Verdict::Quarantined { .. } => State::Quarantined,
+                _ => State::Failed,
+            },
+            Outcome::Nothing => State::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The thread that writes. It takes changes in order, makes many of them durable at once, and only then lets
+//! anybody know.
+//!
+//! While one batch is being written the next one gathers, so nobody waits for company: a lone change is written
+//! at once, and a thousand share one `fdatasync`. After the first error nothing is written any more, and what
+//! waits is told to nobody: the daemon ends, and what was not acknowledged may or may not be there.
+
+use std::io;
+use std::mem;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::job::{Ending, JobId, Record, State, Work};
+use crate::store::{Change, Store, StoreError};
+
+/// The most changes in one transaction: beyond, they are cheaper by little, and the first one waits for the last.
+const BATCH_CHANGES_MAX: usize = 256;
+/// How long a batch gathers at most. Only a queue that never runs dry gets that far.
+const BATCH_TIME_MAX: Duration = Duration::from_millis(2);
+
+/// What is to be read once the changes before it are durable.
+#[derive(Debug, Clone)]
+pub(crate) enum Query {
+    Record(JobId),
+    Records(Vec<JobId>),
+    States(Vec<JobId>),
+    Page { after: JobId, limit: u32 },
+    Work(JobId),
+    Ending(JobId),
+    Key(String),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Record(Option<Record>),
+    Records(Vec<Option<Record>>),
+    States(Vec<(JobId, Option<State>)>),
+    Page(Vec<Record>),
+    Work(Option<(Record, Work)>),
+    Ending(Option<(State, Ending)>),
+    /// The job with that key, and what it was to do.
+    Key(Option<(Record, Work)>),
+}
+
+/// Changes, what to read then, and what that is for.
+#[derive(Debug)]
+pub(crate) struct Entry<T> {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) queries: Vec<Query>,
+    pub(crate) purpose: T,
+}
+
+/// The changes are durable.
+#[derive(Debug)]
+pub(crate) struct Kept<T> {
+    pub(crate) found: Vec<Found>,
+    pub(crate) purpose: T,
+}
+
+/// The thread's handle.
+#[derive(Debug)]
+pub(crate) struct Journal<T> {
+    sender: Sender<Entry<T>>,
+    thread: JoinHandle<()>,
+}
+
+impl<T: Send + 'static> Journal<T> {
+    /// Starts the thread. It gives `deliver` what is durable, in the order in which it came, or the error after
+    /// which nothing comes any more.
+    pub(crate) fn start(
+        mut store: Box<dyn Store>,
+        deliver: impl Fn(Result<Vec<Kept<T>>, StoreError>) + Send + 'static,
+    ) -> io::Result<Journal<T>> {
+        // Its bound is what the loop lets clients have under way.
+        let (sender, receiver) = mpsc::channel();
+        let run = move || {
+            while let Some(batch) = gather(&receiver) {
+                let result = write(&mut *store, batch);
+                let is_lost = result.is_err();
+                deliver(result);
+                if is_lost {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("procpool-journal".into()).spawn(run)?;
+        Ok(Journal { sender, thread })
+    }
+
+    /// Hands an entry over. Without the thread nobody is answered, which is as it shall be.
+    pub(crate) fn push(&self, entry: Entry<T>) {
+        let _ = self.sender.send(entry);
+    }
+
+    /// Writes what is left and ends the thread.
+    pub(crate) fn close(self) {
+        drop(self.sender);
+        // Its panic has ended the process.
+        let _ = self.thread.join();
+    }
+}
+
+/// The next batch; `None` when there will be none any more.
+fn gather<T>(receiver: &Receiver<Entry<T>>) -> Option<Vec<Entry<T>>> {
+    let first = receiver.recv().ok()?;
+    let since = Instant::now();
+    let mut changes = first.changes.len();
+    let mut batch = vec![first];
+    while changes < BATCH_CHANGES_MAX && since.elapsed() < BATCH_TIME_MAX {
+        let Ok(entry) = receiver.try_recv() else {
+            break;
+        };
+        changes += entry.changes.len();
+        batch.push(entry);
+    }
+    Some(batch)
+}
+
+fn write<T>(store: &mut dyn Store, mut batch: Vec<Entry<T>>) -> Result<Vec<Kept<T>>, StoreError> {
+    let changes: Vec<Change> =
+        batch.iter_mut().flat_map(|entry| mem::take(&mut entry.changes)).collect();
+    if !changes.is_empty() {
+        store.commit(&changes)?;
+    }
+    let read = |entry: Entry<T>| {
+        let found = entry.queries.into_iter().map(|query| read(store, query));
+        Ok(Kept { found: found.collect::<Result<_, StoreError>>()?, purpose: entry.purpose })
+    };
+    batch.into_iter().map(read).collect()
+}
+
+fn read(store: &mut dyn Store, query: Query) -> Result<Found, StoreError> {
+    Ok(match query {
+        Query::Record(id) => Found::Record(store.record(id)?),
+        Query::Records(ids) => {
+            let records = ids.into_iter().map(|id| store.record(id));
+            Found::Records(records.collect::<Result<_, _>>()?)
+        }
+        Query::States(ids) => {
+            let states = ids.into_iter().map(|id| Ok((id, store.state(id)?)));
+            Found::States(states.collect::<Result<_, StoreError>>()?)
+        }
+        Query::Page { after, limit } => Found::Page(store.page(after, limit)?),
+        Query::Work(id) => Found::Work(store.work(id)?),
+        Query::Ending(id) => Found::Ending(store.ending(id)?),
+        Query::Key(key) => Found::Key(match store.by_key(&key)? {
+            Some(id) => store.work(id)?,
+            None => None,
+        }),
+    })
+}

@@ -1,0 +1,533 @@
+//! The pure core: which job is where, and what follows from what happens.
+//!
+//! [`Machine::handle`] makes every transition. It does no I/O, reads no clock and knows neither clients nor
+//! workers: it takes an event and the time, and says which changes must be kept and what is to be done once
+//! they are. Only jobs that have not ended are in it; the others are in the [store](crate::store) alone.
+
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use procpool::executor::Verdict;
+
+use crate::job::{
+    Attempt, CommandEnd, Ending, JobId, JobSpec, Life, Moment, Outcome, Record, State, Step, Who,
+};
+use crate::store::Change;
+
+pub use queue::{Queue, QueueInfo};
+
+/// The pause before the first retry; twice as long before each further one.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// The longest one: a job that fails for want of something else is tried again soon after that is back.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Event {
+    /// A client wants a job. The queue must exist, and each job that it depends on be live or among `ended`.
+    Submit {
+        /// What it wants.
+        spec: Box<JobSpec>,
+        /// Who.
+        by: Who,
+        /// The jobs that it depends on and that have ended, and how.
+        ended: Vec<(JobId, State)>,
+    },
+    /// An attempt has ended.
+    Ended {
+        /// The job.
+        id: JobId,
+        /// The attempt that was started. What is told of an earlier one is not heard.
+        attempt: Attempt,
+        /// How.
+        ending: Box<Ending>,
+    },
+    /// A job shall not be started.
+    Cancel {
+        /// The job.
+        id: JobId,
+        /// Who wants it.
+        by: Who,
+    },
+    /// A job shall be stopped, whether it runs or not.
+    Abort {
+        /// The job.
+        id: JobId,
+        /// Who wants it.
+        by: Who,
+    },
+    /// All jobs of an earlier daemon are [restored](Machine::restore). What ran then is interrupted, or run again if
+    /// it may be: nobody knows how far it had come.
+    Restarted,
+    /// A running job is given up, since the daemon ends.
+    Interrupt {
+        /// The job.
+        id: JobId,
+    },
+    /// No job shall be started any more.
+    Drain,
+    /// Time has passed.
+    Time,
+}
+
+/// What a caller of [`Machine::handle`] is told at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// There is nothing to say.
+    Nothing,
+    /// The job has this number.
+    Born(JobId),
+    /// The job will never run.
+    Cancelled,
+    /// The job runs.
+    Running,
+    /// The job has ended before, or never was.
+    NotLive,
+}
+
+/// What follows from an event. `then` is for when `changes` are durable, and not before.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// What is to be kept, in this order.
+    pub changes: Vec<Change>,
+    /// What is to be done then, in this order.
+    pub then: Vec<Then>,
+}
+
+/// What is to be done once it is known for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Give the job to a worker.
+    Start {
+        /// The job.
+        id: JobId,
+        /// Its attempt.
+        attempt: Attempt,
+    },
+    /// Stop it.
+    Stop {
+        /// The job.
+        id: JobId,
+    },
+    /// Tell those who wait for it.
+    Tell {
+        /// The job.
+        id: JobId,
+        /// How it has ended.
+        state: State,
+    },
+}
+
+/// A job that has not ended.
+#[derive(Debug)]
+struct Entry {
+    queue: usize,
+    priority: i32,
+    retries: u32,
+    /// Not before this.
+    due: Option<Moment>,
+    /// How many jobs it still waits for.
+    waits_for: u32,
+    life: Life,
+}
+
+/// All jobs that have not ended.
+#[derive(Debug)]
+pub struct Machine {
+    jobs: HashMap<JobId, Entry>,
+    queues: Vec<Queue>,
+    /// Those that wait for a moment.
+    timers: BTreeSet<(Moment, JobId)>,
+    /// Who waits for whom.
+    dependents: HashMap<JobId, Vec<JobId>>,
+    next: JobId,
+    is_draining: bool,
+}
+
+impl Machine {
+    /// A machine with these queues and no job. `next` is the number of the next one.
+    pub fn new(queues: Vec<Queue>, next: JobId) -> Machine {
+        Machine {
+            jobs: HashMap::new(),
+            queues,
+            timers: BTreeSet::new(),
+            dependents: HashMap::new(),
+            next,
+            is_draining: false,
+        }
+    }
+
+    /// How many jobs there are.
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// True if the job has not ended.
+    pub fn is_live(&self, id: JobId) -> bool {
+        self.jobs.contains_key(&id)
+    }
+
+    /// True if there is such a queue.
+    pub fn has_queue(&self, name: &str) -> bool {
+        self.queues.iter().any(|queue| queue.name() == name)
+    }
+
+    /// The queues as they are.
+    pub fn queues(&self) -> impl Iterator<Item = QueueInfo> {
+        self.queues.iter().map(Queue::info)
+    }
+
+    /// How many jobs run.
+    pub fn running(&self) -> usize {
+        self.queues.iter().map(Queue::running).sum()
+    }
+
+    /// The jobs that run, by number.
+    pub fn running_ids(&self) -> Vec<JobId> {
+        let running = |entry: &Entry| matches!(entry.life.state(), State::Running(_));
+        let mut ids: Vec<_> =
+            self.jobs.iter().filter(|(_, entry)| running(entry)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// When [`Event::Time`] is due.
+    pub fn next_time(&self) -> Option<Moment> {
+        self.timers.first().map(|(moment, _)| *moment)
+    }
+
+    /// Takes up a job of an earlier daemon, in the order of their numbers. `ended` are those of its dependencies
+    /// that have. After the last one, tell of [`Event::Restarted`].
+    pub fn restore(
+        &mut self,
+        record: Record,
+        ended: &[(JobId, State)],
+        now: Moment,
+        effects: &mut Effects,
+    ) {
+        let Record { id, terms, life } = record;
+        let queue = self.queue_or_new(&terms.queue);
+        let was = life.state();
+        let due = match was {
+            State::Scheduled => terms.not_before,
+            _ => None,
+        };
+        let entry = Entry {
+            queue,
+            priority: terms.priority,
+            retries: terms.retries,
+            due,
+            waits_for: 0,
+            life,
+        };
+        self.jobs.insert(id, entry);
+        match was {
+            State::Running(_) => self.queues[queue].count_running(),
+            State::Queued => self.enqueue(id),
+            _ => self.schedule(id, &terms.after, ended, now, effects),
+        }
+    }
+
+    /// Takes note of what happened, and says what follows.
+    pub fn handle(&mut self, event: Event, now: Moment, effects: &mut Effects) -> Answer {
+        let answer = match event {
+            Event::Submit { spec, by, ended } => self.submit(*spec, by, &ended, now, effects),
+            Event::Ended { id, attempt, ending } => self.ended(id, attempt, *ending, now, effects),
+            Event::Cancel { id, by } => self.cancel(id, by, now, effects),
+            Event::Abort { id, by } => match self.cancel(id, by, now, effects) {
+                Answer::Running => {
+                    effects.then.push(Then::Stop { id });
+                    Answer::Running
+                }
+                other => other,
+            },
+            Event::Restarted => {
+                for id in self.running_ids() {
+                    self.interrupt(id, "the daemon ended while it ran", now, effects);
+                }
+                self.fire(now, effects);
+                Answer::Nothing
+            }
+            Event::Interrupt { id } => {
+                if let Some(State::Running(_)) = self.state(id) {
+                    effects.then.push(Then::Stop { id });
+                    self.interrupt(id, "the daemon was stopped", now, effects);
+                }
+                Answer::Nothing
+            }
+            Event::Drain => {
+                self.is_draining = true;
+                Answer::Nothing
+            }
+            Event::Time => {
+                self.fire(now, effects);
+                Answer::Nothing
+            }
+        };
+        self.fill(now, effects);
+        answer
+    }
+
+    fn state(&self, id: JobId) -> Option<State> {
+        self.jobs.get(&id).map(|entry| entry.life.state())
+    }
+
+    fn queue_or_new(&mut self, name: &str) -> usize {
+        let found = self.queues.iter().position(|queue| queue.name() == name);
+        found.unwrap_or_else(|| {
+            // It was configured when its jobs came. They wait until it is again.
+            self.queues.push(Queue::new(name, 0));
+            self.queues.len() - 1
+        })
+    }
+
+    fn submit(
+        &mut self,
+        spec: JobSpec,
+        by: Who,
+        ended: &[(JobId, State)],
+        now: Moment,
+        effects: &mut Effects,
+    ) -> Answer {
+        let id = self.next;
+        self.next = JobId(id.0 + 1);
+        let JobSpec { terms, work } = spec;
+        let queue = self.queue_or_new(&terms.queue);
+        let due = terms.not_before.filter(|moment| *moment > now);
+        let waits = due.is_some() || !terms.after.is_empty();
+        let state = if waits { State::Scheduled } else { State::Queued };
+        let life = Life::born(Step { at: now, state, who: by, why: None });
+        let after = terms.after.clone();
+        let entry = Entry {
+            queue,
+            priority: terms.priority,
+            retries: terms.retries,
+            due,
+            waits_for: 0,
+            life: life.clone(),
+        };
+        effects.changes.push(Change::Insert { record: Record { id, terms, life }, work });
+        self.jobs.insert(id, entry);
+        if waits {
+            self.schedule(id, &after, ended, now, effects);
+        } else {
+            self.enqueue(id);
+        }
+        Answer::Born(id)
+    }
+
+    /// Finds out what a job waits for that may wait.
+    fn schedule(
+        &mut self,
+        id: JobId,
+        after: &[JobId],
+        ended: &[(JobId, State)],
+        now: Moment,
+        effects: &mut Effects,
+    ) {
+        let mut waits_for = 0;
+        for other in after {
+            if self.is_live(*other) && *other != id {
+                self.dependents.entry(*other).or_default().push(id);
+                waits_for += 1;
+                continue;
+            }
+            let state = ended.iter().find(|(ended, _)| ended == other).map(|(_, state)| *state);
+            if state != Some(State::Succeeded) {
+                self.end(id, given_up(*other, state, now), Ending::nothing(), effects);
+                return;
+            }
+        }
+        let entry = self.jobs.get_mut(&id).expect("it was just put there");
+        entry.waits_for = waits_for;
+        if let Some(due) = entry.due {
+            self.timers.insert((due, id));
+        }
+        self.queue_if_ready(id, now, effects);
+    }
+
+    /// Moves a scheduled job into its queue if it waits for nothing any more.
+    fn queue_if_ready(&mut self, id: JobId, now: Moment, effects: &mut Effects) {
+        let entry = self.jobs.get_mut(&id).expect("only live jobs are looked at");
+        if entry.waits_for > 0 || entry.due.is_some() {
+            return;
+        }
+        let step = Step { at: now, state: State::Queued, who: Who::Daemon, why: None };
+        self.step(id, step, effects);
+        self.enqueue(id);
+    }
+
+    fn enqueue(&mut self, id: JobId) {
+        let entry = &self.jobs[&id];
+        self.queues[entry.queue].insert(entry.priority, id);
+    }
+
+    /// A step that ends nothing.
+    fn step(&mut self, id: JobId, step: Step, effects: &mut Effects) {
+        let entry = self.jobs.get_mut(&id).expect("only live jobs make steps");
+        entry.life.history.push(step);
+        effects.changes.push(Change::Step { id, life: entry.life.clone() });
+    }
+
+    fn cancel(&mut self, id: JobId, by: Who, now: Moment, effects: &mut Effects) -> Answer {
+        match self.state(id) {
+            None => Answer::NotLive,
+            Some(State::Running(_)) => Answer::Running,
+            Some(_) => {
+                let step = Step { at: now, state: State::Cancelled, who: by, why: None };
+                self.end(id, step, Ending::nothing(), effects);
+                Answer::Cancelled
+            }
+        }
+    }
+
+    fn ended(
+        &mut self,
+        id: JobId,
+        attempt: Attempt,
+        ending: Ending,
+        now: Moment,
+        effects: &mut Effects,
+    ) -> Answer {
+        if self.state(id) != Some(State::Running(attempt)) {
+            return Answer::NotLive;
+        }
+        let entry = self.jobs.get_mut(&id).expect("it has a state");
+        let killed_its_worker = matches!(ending.outcome, Outcome::Error(Verdict::Died { .. }));
+        entry.life.deaths += u32::from(killed_its_worker);
+        let state = ending.outcome.state();
+        if may_help(&ending.outcome) && entry.life.attempts <= entry.retries {
+            let why = format!("attempt {attempt} has {}", state.word());
+            self.try_again(id, &why, now, effects);
+            return Answer::Nothing;
+        }
+        let state = match state {
+            State::Died if killed_its_worker && entry.retries > 0 => State::Quarantined,
+            other => other,
+        };
+        let step = Step { at: now, state, who: Who::Daemon, why: None };
+        self.end(id, step, ending, effects);
+        Answer::Nothing
+    }
+
+    /// Schedules another attempt of a job that runs.
+    fn try_again(&mut self, id: JobId, why: &str, now: Moment, effects: &mut Effects) {
+        let entry = self.jobs.get_mut(&id).expect("it runs");
+        self.queues[entry.queue].count_ended();
+        let doublings = entry.life.attempts.saturating_sub(1).min(16);
+        let due = now.after((BACKOFF_FIRST * (1 << doublings)).min(BACKOFF_MAX));
+        entry.due = Some(due);
+        self.timers.insert((due, id));
+        let step =
+            Step { at: now, state: State::Scheduled, who: Who::Daemon, why: Some(why.into()) };
+        self.step(id, step, effects);
+    }
+
+    /// A job ran, and it is not known how far it came.
+    fn interrupt(&mut self, id: JobId, why: &str, now: Moment, effects: &mut Effects) {
+        let entry = &self.jobs[&id];
+        if entry.life.attempts <= entry.retries {
+            self.try_again(id, why, now, effects);
+            return;
+        }
+        let state = State::Interrupted { may_have_run: true };
+        let step = Step { at: now, state, who: Who::Daemon, why: Some(why.into()) };
+        self.end(id, step, Ending::nothing(), effects);
+    }
+
+    /// The last step of a job, and what it means for those that depend on it, on those, and so on.
+    fn end(&mut self, id: JobId, step: Step, ending: Ending, effects: &mut Effects) {
+        // A list, not calls: a chain of jobs can be longer than a stack is deep.
+        let mut ends = vec![(id, step, ending)];
+        while let Some((id, step, ending)) = ends.pop() {
+            let Some(mut entry) = self.jobs.remove(&id) else {
+                // It depends on several that have not succeeded.
+                continue;
+            };
+            match entry.life.state() {
+                State::Queued => self.queues[entry.queue].remove(entry.priority, id),
+                State::Running(_) => self.queues[entry.queue].count_ended(),
+                _ => {}
+            }
+            if let Some(due) = entry.due {
+                self.timers.remove(&(due, id));
+            }
+            let Step { at, state, .. } = step;
+            entry.life.history.push(step);
+            effects.changes.push(Change::End { id, life: entry.life, ending: Box::new(ending) });
+            effects.then.push(Then::Tell { id, state });
+            for dependent in self.dependents.remove(&id).unwrap_or_default() {
+                let Some(waiting) = self.jobs.get_mut(&dependent) else {
+                    continue;
+                };
+                if state == State::Succeeded {
+                    waiting.waits_for -= 1;
+                    self.queue_if_ready(dependent, at, effects);
+                } else {
+                    ends.push((dependent, given_up(id, Some(state), at), Ending::nothing()));
+                }
+            }
+        }
+    }
+
+    /// Queues what is due.
+    fn fire(&mut self, now: Moment, effects: &mut Effects) {
+        while let Some((due, id)) = self.timers.first().copied() {
+            if due > now {
+                break;
+            }
+            self.timers.remove(&(due, id));
+            self.jobs.get_mut(&id).expect("a timer is of a live job").due = None;
+            self.queue_if_ready(id, now, effects);
+        }
+    }
+
+    /// Starts what there are slots for.
+    fn fill(&mut self, now: Moment, effects: &mut Effects) {
+        if self.is_draining {
+            return;
+        }
+        for index in 0..self.queues.len() {
+            while let Some(id) = self.queues[index].take_next() {
+                let entry = self.jobs.get_mut(&id).expect("only live jobs are queued");
+                entry.life.attempts += 1;
+                let attempt = entry.life.attempts;
+                let state = State::Running(attempt);
+                self.step(id, Step { at: now, state, who: Who::Daemon, why: None }, effects);
+                effects.then.push(Then::Start { id, attempt });
+            }
+        }
+    }
+}
+
+/// The end of a job because one that it depends on did not succeed.
+fn given_up(other: JobId, state: Option<State>, at: Moment) -> Step {
+    let why = match state {
+        Some(state) => format!("job {other}, which it depends on, has {}", state.word()),
+        None => format!("job {other}, which it depends on, is not known"),
+    };
+    Step { at, state: State::Cancelled, who: Who::Daemon, why: Some(why.into()) }
+}
+
+/// Whether another attempt may end otherwise. What a task says is its value, and a limit that was reached will be
+/// reached again.
+fn may_help(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Command(CommandEnd::Exit(code)) => *code != 0,
+        Outcome::Command(CommandEnd::Signal(..)) => true,
+        Outcome::Error(verdict) => matches!(verdict, Verdict::Died { .. }),
+        Outcome::Command(CommandEnd::NotStarted(_))
+        | Outcome::Json(_)
+        | Outcome::Binary(_)
+        | Outcome::Nothing => false,
+    }
+}

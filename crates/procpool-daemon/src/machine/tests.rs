@@ -1,0 +1,161 @@
+//! Event lists against the machine: no processes, no clock.
+
+use super::*;
+use crate::job::{Terms, Work};
+
+const T0: Moment = Moment(1_000_000);
+
+fn spec(terms: Terms) -> Box<JobSpec> {
+    let work = crate::job::Command {
+        words: vec![b"true".to_vec().into()],
+        dir: b"/".to_vec().into(),
+        env: Vec::new(),
+    };
+    Box::new(JobSpec { terms, work: Work::Command(work) })
+}
+
+fn machine(slots: usize) -> Machine {
+    Machine::new(vec![Queue::new("default", slots)], JobId(1))
+}
+
+struct Play {
+    machine: Machine,
+    effects: Effects,
+    now: Moment,
+}
+
+impl Play {
+    fn new(slots: usize) -> Play {
+        Play { machine: machine(slots), effects: Effects::default(), now: T0 }
+    }
+
+    fn handle(&mut self, event: Event) -> Answer {
+        self.effects = Effects::default();
+        self.machine.handle(event, self.now, &mut self.effects)
+    }
+
+    fn submit(&mut self, terms: Terms) -> JobId {
+        let event = Event::Submit { spec: spec(terms), by: Who::Client(1), ended: Vec::new() };
+        match self.handle(event) {
+            Answer::Born(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(&mut self, id: JobId, attempt: Attempt, outcome: Outcome) {
+        let ending = Box::new(Ending { outcome, ..Ending::nothing() });
+        self.handle(Event::Ended { id, attempt, ending });
+    }
+
+    /// The last state that was recorded of a job by the last event.
+    fn recorded(&self, id: JobId) -> Option<State> {
+        let mut states = self.effects.changes.iter().filter_map(|change| match change {
+            Change::Insert { record, .. } if record.id == id => Some(record.life.state()),
+            Change::Step { id: other, life } | Change::End { id: other, life, .. }
+                if *other == id =>
+            {
+                Some(life.state())
+            }
+            _ => None,
+        });
+        states.next_back()
+    }
+
+    fn starts(&self) -> Vec<JobId> {
+        let starts = self.effects.then.iter().filter_map(|then| match then {
+            Then::Start { id, .. } => Some(*id),
+            _ => None,
+        });
+        starts.collect()
+    }
+}
+
+fn exit(code: i32) -> Outcome {
+    Outcome::Command(CommandEnd::Exit(code))
+}
+
+#[test]
+fn a_start_is_recorded_with_the_submit_that_made_it() {
+    let mut play = Play::new(1);
+    let id = play.submit(Terms::new("a"));
+    assert_eq!(play.recorded(id), Some(State::Running(1)));
+    assert_eq!(play.starts(), [id]);
+    play.end(id, 1, exit(0));
+    assert_eq!(play.recorded(id), Some(State::Succeeded));
+    assert_eq!(play.effects.then, [Then::Tell { id, state: State::Succeeded }]);
+    assert!(play.machine.is_empty());
+}
+
+#[test]
+fn slots_are_filled_by_priority_and_then_by_number() {
+    let mut play = Play::new(1);
+    let first = play.submit(Terms::new("a"));
+    let second = play.submit(Terms::new("b"));
+    let third = play.submit(Terms { priority: 1, ..Terms::new("c") });
+    assert!(play.starts().is_empty());
+    play.end(first, 1, exit(0));
+    assert_eq!(play.starts(), [third]);
+    play.end(third, 1, exit(1));
+    assert_eq!(play.starts(), [second]);
+}
+
+#[test]
+fn what_is_told_of_an_earlier_attempt_is_not_heard() {
+    let mut play = Play::new(1);
+    let id = play.submit(Terms { retries: 1, ..Terms::new("a") });
+    play.end(id, 1, exit(1));
+    assert_eq!(play.recorded(id), Some(State::Scheduled));
+    play.now = play.machine.next_time().unwrap();
+    play.handle(Event::Time);
+    assert_eq!(play.recorded(id), Some(State::Running(2)));
+    play.end(id, 1, exit(0));
+    assert!(play.effects.changes.is_empty());
+    play.end(id, 2, exit(1));
+    assert_eq!(play.recorded(id), Some(State::Failed));
+}
+
+/// Goal: a chain of dependencies runs in order, or falls as a whole, however long it is.
+#[test]
+fn dependents_wait_for_success() {
+    let mut play = Play::new(4);
+    let first = play.submit(Terms::new("a"));
+    let second = play.submit(Terms { after: vec![first], ..Terms::new("b") });
+    assert_eq!(play.recorded(second), Some(State::Scheduled));
+    play.end(first, 1, exit(0));
+    assert_eq!(play.starts(), [second]);
+    let mut last = second;
+    for _ in 0..100_000 {
+        last = play.submit(Terms { after: vec![last], ..Terms::new("c") });
+    }
+    play.end(second, 1, exit(3));
+    assert_eq!(play.recorded(last), Some(State::Cancelled));
+    assert!(play.machine.is_empty());
+}
+
+/// Goal: a restart runs again only what may be run again.
+/// Covers: F-125
+#[test]
+fn a_restart_interrupts_what_ran() {
+    let mut before = Play::new(4);
+    let mut records = Vec::new();
+    for retries in [0, 1] {
+        before.submit(Terms { retries, ..Terms::new("a") });
+        let mut record = match &before.effects.changes[0] {
+            Change::Insert { record, .. } => record.clone(),
+            other => panic!("{other:?}"),
+        };
+        if let Change::Step { life, .. } = &before.effects.changes[1] {
+            record.life = life.clone();
+        }
+        records.push(record);
+    }
+    let mut after = Play::new(4);
+    for record in records {
+        let Play { machine, effects, now } = &mut after;
+        machine.restore(record, &[], *now, effects);
+    }
+    after.handle(Event::Restarted);
+    assert_eq!(after.recorded(JobId(1)), Some(State::Interrupted { may_have_run: true }));
+    assert_eq!(after.recorded(JobId(2)), Some(State::Scheduled));
+    assert!(after.starts().is_empty());
+}

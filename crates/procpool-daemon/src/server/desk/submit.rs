@@ -1,0 +1,134 @@
+//! Taking a job: what is checked at once, and what the journal has to be asked first.
+
+use super::{Asker, Desk, Follow, Purpose, Wanted};
+use crate::config::Config;
+use crate::job::{JobId, JobSpec, Moment, State, Who, Work};
+use crate::journal::{Found, Query};
+use crate::machine::{Answer, Effects, Event, Machine};
+use crate::protocol::{Refusal, Response};
+
+/// The longest title and key, in bytes: they stay in memory and in lists.
+const NAME_BYTES_MAX: usize = 256;
+/// The most jobs that one may depend on.
+const AFTER_MAX: usize = 1000;
+
+/// A job that somebody wants, and what is known about it so far.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    asker: Asker,
+    spec: JobSpec,
+    follow: Follow,
+    /// The journal has no job with its key.
+    key_is_free: bool,
+    /// The jobs that it depends on and that have ended.
+    ended: Vec<(JobId, State)>,
+}
+
+impl Candidate {
+    pub(super) fn new(asker: Asker, spec: JobSpec, follow: Follow) -> Candidate {
+        Candidate { asker, spec, follow, key_is_free: false, ended: Vec::new() }
+    }
+}
+
+/// Refuses what cannot be run.
+pub(super) fn check(spec: &JobSpec, config: &Config, machine: &Machine) -> Result<(), Refusal> {
+    let JobSpec { terms, work } = spec;
+    let invalid = |why: &str| Err(Refusal::Invalid(why.into()));
+    if machine.len() >= config.limits.jobs {
+        return Err(Refusal::Busy(format!("there are {} jobs", machine.len())));
+    }
+    if !config.all_queues().contains_key(&terms.queue) {
+        return Err(Refusal::NoQueue(terms.queue.clone()));
+    }
+    if terms.title.len() > NAME_BYTES_MAX
+        || terms.key.as_ref().is_some_and(|key| key.len() > NAME_BYTES_MAX)
+    {
+        return invalid("a title, or a key, has at most 256 bytes");
+    }
+    if terms.after.len() > AFTER_MAX {
+        return invalid("a job depends on at most 1000 others");
+    }
+    match work {
+        Work::Command(command) if command.words.first().is_none_or(|word| word.is_empty()) => {
+            invalid("a command has a first word")
+        }
+        Work::Command(_) => Ok(()),
+        Work::Task(_) if config.queues.get(&terms.queue).is_none_or(|q| q.worker.is_none()) => Err(
+            Refusal::Invalid(format!("queue `{}` has no worker program, so no tasks", terms.queue)),
+        ),
+        Work::Task(_) => Ok(()),
+    }
+}
+
+impl Desk {
+    /// Takes a job, unless something has to be known first.
+    pub(super) fn consider(&mut self, candidate: Candidate) {
+        let terms = &candidate.spec.terms;
+        if let Some(key) = &terms.key
+            && (!candidate.key_is_free || self.fresh_keys.contains(key))
+        {
+            let query = Query::Key(key.clone());
+            return self.ask(query, Purpose::Consider(Box::new(candidate)));
+        }
+        let is_known = |id: &JobId| {
+            self.machine.is_live(*id) || candidate.ended.iter().any(|(ended, _)| ended == id)
+        };
+        let unknown: Vec<JobId> = terms.after.iter().filter(|id| !is_known(id)).copied().collect();
+        if !unknown.is_empty() {
+            return self.ask(Query::States(unknown), Purpose::Consider(Box::new(candidate)));
+        }
+        self.take_in(candidate);
+    }
+
+    fn take_in(&mut self, candidate: Candidate) {
+        let Candidate { asker, spec, follow, ended, .. } = candidate;
+        if let Some(key) = &spec.terms.key {
+            self.fresh_keys.insert(key.clone());
+        }
+        let mut effects = Effects::default();
+        let event = Event::Submit { spec: Box::new(spec), by: Who::Client(asker.pid), ended };
+        let answer = self.machine.handle(event, Moment::now(), &mut effects);
+        let Answer::Born(id) = answer else {
+            unreachable!("what is submitted is born");
+        };
+        self.keep(effects, Some((asker, Response::Submitted(id))));
+        self.follow_up(asker, follow, id);
+    }
+
+    /// The second answer to whoever wants to know of a job's end.
+    fn follow_up(&mut self, asker: Asker, follow: Follow, id: JobId) {
+        if follow == Follow::ToItsEnd {
+            self.wait(Asker { is_waiting: true, ..asker }, id, Wanted::Ending);
+        }
+    }
+
+    /// Goes on with a job of which something more is known.
+    pub(super) fn reconsider(&mut self, mut candidate: Candidate, found: Option<Found>) {
+        match found {
+            Some(Found::Key(None)) => {
+                candidate.key_is_free = true;
+            }
+            Some(Found::Key(Some((record, work)))) => {
+                if let Some(key) = &record.terms.key {
+                    self.fresh_keys.remove(key);
+                }
+                let is_same = record.terms == candidate.spec.terms && work == candidate.spec.work;
+                if !is_same {
+                    return self.refuse(candidate.asker, Refusal::KeyTaken(record.id));
+                }
+                self.reply(candidate.asker, Response::Submitted(record.id));
+                return self.follow_up(candidate.asker, candidate.follow, record.id);
+            }
+            Some(Found::States(states)) => {
+                for (id, state) in states {
+                    match state {
+                        Some(state) => candidate.ended.push((id, state)),
+                        None => return self.refuse(candidate.asker, Refusal::NoJob(id)),
+                    }
+                }
+            }
+            other => unreachable!("a candidate does not need {other:?}"),
+        }
+        self.consider(candidate);
+    }
+}

@@ -1,0 +1,199 @@
+//! The daemon: who may come, what they ask, what is done about it.
+//!
+//! One thread, in `event_loop`, waits for clients, for the journal and for pools, and runs the `desk`, which
+//! answers requests. Only the journal has a thread of its own. See this crate's README.
+
+mod connection;
+mod desk;
+mod event_loop;
+mod inbox;
+mod predecessor;
+mod state_dir;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use interprocess::os::unix::uds_local_socket::Listener;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::config::{Config, Level};
+use crate::engine::{Engine, Surroundings};
+use crate::error::Error;
+use crate::job::{JobId, Moment, State};
+use crate::journal::Journal;
+use crate::machine::{Effects, Event, Machine, Queue};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
+use desk::Desk;
+use event_loop::EventLoop;
+use inbox::{Inbox, Message};
+use state_dir::StateDir;
+
+/// The variable that marks the workers of a daemon with the state directory they work for.
+const MARK: &str = "PROCPOOL_DAEMON";
+
+/// What a daemon is started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The configuration.
+    pub config: Config,
+    /// The state directory. Made if it is not there.
+    pub state: PathBuf,
+    /// Where clients come to. By default `socket` in the state directory.
+    pub socket: Option<PathBuf>,
+    /// Whether root may run it.
+    pub root: Root,
+}
+
+/// Whether root may run a daemon, whose clients may run anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// It may.
+    Allowed,
+    /// It may not.
+    Refused,
+}
+
+/// The socket of the daemon with this state directory, unless it was started with another.
+pub fn socket_path(state: &Path) -> PathBuf {
+    state.join("socket")
+}
+
+/// A daemon that clients can connect to, and that does not serve them yet.
+#[derive(Debug)]
+pub struct Server {
+    // Dropped last: the next daemon may come when everything else is gone.
+    listener: Listener,
+    socket: PathBuf,
+    machine: Machine,
+    effects: Effects,
+    store: Box<dyn Store>,
+    settings: Settings,
+    signals: SignalFd,
+    state: StateDir,
+}
+
+impl Server {
+    /// Takes the state directory, ends what an earlier daemon may have left, reads the journal and listens.
+    ///
+    /// Blocks SIGTERM, SIGINT and SIGHUP for this thread and those that it starts: they are events then. Call it
+    /// before there is any other thread.
+    ///
+    /// # Errors
+    /// [`is_locked`](Error::is_locked) if another daemon has the directory; [`is_damaged`](Error::is_damaged);
+    /// [`is_setting`](Error::is_setting); else what the system refused.
+    pub fn open(settings: Settings) -> Result<Server, Error> {
+        if settings.root == Root::Refused && nix::unistd::geteuid().is_root() {
+            return Err(Error::setting(
+                "root's clients could run anything as root: say `--allow-root` if that is meant",
+            ));
+        }
+        let signals = signals()?;
+        let state = StateDir::take(&settings.state)?;
+        predecessor::end(MARK, &state.mark())?;
+        let journal = state.path().join("journal.sqlite");
+        let store = SqliteStore::open(Some(&journal), settings.config.level)
+            .map_err(|error| Error::store(&journal, error))?;
+        let mut store: Box<dyn Store> = Box::new(store);
+        let (machine, effects) = restore(&settings.config, &mut *store)
+            .map_err(|error| Error::store(&journal, error))?;
+        let socket = settings.socket.clone().unwrap_or_else(|| socket_path(state.path()));
+        let listener = state_dir::listen(&socket)?;
+        Ok(Server { listener, socket, machine, effects, store, settings, signals, state })
+    }
+
+    /// Where clients come to.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What acknowledged means here.
+    pub fn level(&self) -> Level {
+        self.settings.config.level
+    }
+
+    /// Serves until it is told to stop and nothing runs any more. A panic of any of its threads ends the process.
+    ///
+    /// # Errors
+    /// [`is_journal`](Error::is_journal) if the journal failed; else what the system refused.
+    pub fn serve(self) -> Result<(), Error> {
+        abort_on_panic();
+        let inbox = Arc::new(Inbox::new()?);
+        let logs = self.state.path().join("logs");
+        let deliver = Arc::clone(&inbox);
+        let journal = Journal::start(self.store, move |result| {
+            deliver.push(match result {
+                Ok(kept) => Message::Kept(kept),
+                Err(error) => Message::JournalFailed(error),
+            });
+        })
+        .map_err(|error| Error::system("cannot start a thread", error))?;
+        let ended = Arc::clone(&inbox);
+        let surroundings =
+            Surroundings { logs: logs.clone(), mark: (MARK, OsString::from(self.state.mark())) };
+        let engine = Engine::new(
+            self.settings.config.all_queues(),
+            surroundings,
+            Arc::new(move |id, attempt| ended.push(Message::Ended(id, attempt))),
+        );
+        let desk =
+            Desk::new(self.machine, self.effects, journal, engine, self.settings.config, logs);
+        let result = EventLoop::new(&self.listener, &self.signals, &inbox, desk)?.run();
+        // Before the directory is given up.
+        let _ = std::fs::remove_file(&self.socket);
+        drop(self.state);
+        result
+    }
+}
+
+/// SIGTERM and SIGINT, which mean stop, and SIGHUP, as something to wait for.
+fn signals() -> Result<SignalFd, Error> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    let fault = |error| Error::system("cannot wait for signals", std::io::Error::from(error));
+    set.thread_block().map_err(fault)?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(fault)
+}
+
+/// The jobs that an earlier daemon has left.
+fn restore(config: &Config, store: &mut dyn Store) -> Result<(Machine, Effects), StoreError> {
+    let queues = config.all_queues();
+    let queues = queues.iter().map(|(name, queue)| Queue::new(name, queue.slots())).collect();
+    let mut machine = Machine::new(queues, store.next_id()?);
+    let mut effects = Effects::default();
+    let now = Moment::now();
+    let mut dependents = Vec::new();
+    store.live(&mut |record| {
+        if record.life.state() == State::Scheduled && !record.terms.after.is_empty() {
+            dependents.push(record);
+        } else {
+            machine.restore(record, &[], now, &mut effects);
+        }
+    })?;
+    // After the others: those of them that depend on another are after it in this list.
+    for record in dependents {
+        let ended: Vec<(JobId, State)> = record
+            .terms
+            .after
+            .iter()
+            .filter(|id| !machine.is_live(**id))
+            .filter_map(|id| store.state(*id).transpose().map(|state| Ok((*id, state?))))
+            .collect::<Result<_, StoreError>>()?;
+        machine.restore(record, &ended, now, &mut effects);
+    }
+    machine.handle(Event::Restarted, now, &mut effects);
+    Ok((machine, effects))
+}
+
+/// A daemon that lives on without one of its threads would answer nobody, and hold the directory.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,134 @@
+//! Where jobs are kept: a small trait, so that faults can be played in its place, and what is written there.
+//!
+//! A store belongs to one thread, the journal's, which writes and reads in one order: what is
+//! read is what was written before. The daemon's own is [`sqlite`].
+
+#[cfg(feature = "server")]
+pub mod sqlite;
+
+use std::io;
+
+use crate::job::{Ending, JobId, Life, Record, State, Work};
+
+/// One thing to be kept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// A new job.
+    Insert {
+        /// What lists show of it.
+        record: Record,
+        /// What it is to do.
+        work: Work,
+    },
+    /// A job has made a step, and not its last.
+    Step {
+        /// The job.
+        id: JobId,
+        /// What has become of it.
+        life: Life,
+    },
+    /// A job has ended.
+    End {
+        /// The job.
+        id: JobId,
+        /// What has become of it.
+        life: Life,
+        /// How it ended.
+        ending: Box<Ending>,
+    },
+}
+
+/// Why the store could not do its part. After one of these nothing more is written: the daemon ends.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The system or SQLite refused a read or a write.
+    Io(io::Error),
+    /// What is there is not what was written.
+    Damaged(String),
+    /// It was written by a later version.
+    Newer {
+        /// The version of what is there.
+        found: i64,
+        /// The latest that this program knows.
+        known: i64,
+    },
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StoreError::Io(error) => error.fmt(f),
+            StoreError::Damaged(what) => write!(f, "it is damaged: {what}"),
+            StoreError::Newer { found, known } => {
+                write!(f, "it has version {found}, and this program knows versions up to {known}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StoreError::Io(error) => Some(error),
+            StoreError::Damaged(_) | StoreError::Newer { .. } => None,
+        }
+    }
+}
+
+/// Where jobs are kept.
+pub trait Store: Send + std::fmt::Debug {
+    /// Keeps all of these, or none. When it returns they are as durable as its level says.
+    ///
+    /// # Errors
+    /// None of them can be relied on then, nor that none is there after a restart.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Gives `take` each job that has not ended, by number.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    fn live(&mut self, take: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
+
+    /// The number of the next job: one more than the highest that was ever given.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn next_id(&mut self) -> Result<JobId, StoreError>;
+
+    /// What is known of a job.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn record(&mut self, id: JobId) -> Result<Option<Record>, StoreError>;
+
+    /// Where a job stands.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn state(&mut self, id: JobId) -> Result<Option<State>, StoreError>;
+
+    /// At most `limit` jobs after that number, by number.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    fn page(&mut self, after: JobId, limit: u32) -> Result<Vec<Record>, StoreError>;
+
+    /// What a job is to do.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn work(&mut self, id: JobId) -> Result<Option<(Record, Work)>, StoreError>;
+
+    /// How a job ended.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn ending(&mut self, id: JobId) -> Result<Option<(State, Ending)>, StoreError>;
+
+    /// The job with this key.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn by_key(&mut self, key: &str) -> Result<Option<JobId>, StoreError>;
+}

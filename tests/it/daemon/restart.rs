@@ -1,0 +1,52 @@
+//! What a daemon finds that comes after one that was killed.
+
+use procpool_daemon::job::{Command, JobSpec, Terms, Work};
+use procpool_daemon::protocol::{Request, Response};
+
+use super::fixture::Home;
+use crate::support::{Meeting, test};
+
+const GUEST: &str = env!("CARGO_BIN_EXE_guest");
+
+/// Goal: what was acknowledged is there once, what ran is known to have run, and nothing of the old daemon runs on.
+/// Covers: F-114, F-124, F-125
+#[test]
+fn a_killed_daemon_loses_nothing() {
+    test(|| {
+        let home = Home::new("[queue.default]\nslots = 2\n");
+        let daemon = home.start();
+        let meeting = Meeting::new();
+        let done = home.submit(&["--", "echo", "kept"]);
+        home.out(&["wait", &done.to_string()]);
+        let once = home.submit(&["--", GUEST, &meeting.path(), "once"]);
+        let _once = meeting.next();
+        let again = home.submit(&["--retries=1", "--", GUEST, &meeting.path(), "again"]);
+        let _again = meeting.next();
+        let client = daemon.client();
+        let queued: Vec<u64> = (0..100)
+            .map(|_| {
+                let work = Work::Command(Command::here(["true"]).unwrap());
+                let spec = JobSpec { terms: Terms::new("true"), work };
+                match client.request(&Request::Submit(spec)).unwrap() {
+                    Response::Submitted(id) => id.0,
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        daemon.kill();
+        drop(client);
+        let daemon = home.start();
+        meeting.next().go();
+        let mut words = vec!["wait".to_owned(), again.to_string()];
+        words.extend(queued.iter().map(u64::to_string));
+        home.out(&words);
+        assert_eq!(home.history(once), ["queued", "running", "interrupted"]);
+        assert_eq!(home.status(once)["history"][2]["may_have_run"], true);
+        let expected = ["queued", "running", "scheduled", "queued", "running", "succeeded"];
+        assert_eq!(home.history(again), expected);
+        assert_eq!(home.out(&["result", &done.to_string()]), "kept\n");
+        let all = home.out(&["status"]);
+        assert_eq!(all.lines().count(), 103);
+        daemon.stop();
+    });
+}
