@@ -25,6 +25,11 @@ pub fn stop(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     signal(pidfd, libc::SIGSTOP)
 }
 
+/// Sends SIGCONT to the process. One that has ended is no error.
+pub fn resume(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    signal(pidfd, libc::SIGCONT)
+}
+
 fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     let fd = pidfd.as_raw_fd();

@@ -7,7 +7,9 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::process;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -148,8 +150,12 @@ static KILL_FILE: OnceLock<CString> = OnceLock::new();
 /// The parent-death signal is not SIGKILL, because that would leave the tree behind: it is a real-time
 /// signal whose handler kills cgroup and group. Without a cgroup it leaves both to the thread in
 /// [`wait_for_host_death`], which can walk the tree: a handler cannot, and to kill the worker first would
-/// be to lose the tree. A job that blocks or ignores every signal is left to that thread too. A stopped
-/// worker is continued by the kernel itself once its group is orphaned (setpgid(2)).
+/// be to lose the tree. A job that blocks or ignores every signal is left to that thread too.
+///
+/// A stopped worker acts on nothing before it is continued. So that thread has the kernel send SIGCONT, which
+/// whoever else continues the worker may send as well: the handler looks whether the host is gone. And if its death
+/// orphans the worker's group (setpgid(2)) while something in it is stopped, the kernel sends SIGHUP, which must not end
+/// the worker before it has ended its tree: the handler does what the default would as long as the host lives.
 pub fn die_with(host: u32, cgroup_kill: Option<&[u8]>) -> io::Result<()> {
     // So that all that a job starts, daemons included, can be found below the worker while it lives. A
     // forked worker has not inherited it. It cannot fail (PR_SET_CHILD_SUBREAPER(2const)); where a sandbox forbids it, less can be found.
@@ -158,17 +164,12 @@ pub fn die_with(host: u32, cgroup_kill: Option<&[u8]>) -> io::Result<()> {
         // A process becomes a worker once.
         let _ = KILL_FILE.set(CString::new(path)?);
     }
+    HOST.store(host, Ordering::Relaxed);
+    WORKER.store(process::id(), Ordering::Relaxed);
     let signal = host_died_signal();
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: all zeroes is a valid sigaction: the default action, no flags, an empty mask.
-    let action = unsafe { action.assume_init_mut() };
-    action.sa_sigaction = host_died as *const () as usize;
-    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-    // SAFETY: the handler loads two words and makes system calls that are async-signal-safe.
-    let result = unsafe { libc::sigaction(signal, action, std::ptr::null_mut()) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    handle(signal, host_died)?;
+    handle(libc::SIGCONT, continued)?;
+    handle(libc::SIGHUP, hung_up)?;
     watch::ask_for(signal)?;
     // The host may have died before the line above; then nobody will send the signal.
     if getppid().as_raw() as u32 == host { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
@@ -178,6 +179,44 @@ pub fn die_with(host: u32, cgroup_kill: Option<&[u8]>) -> io::Result<()> {
 /// and test tools like.
 fn host_died_signal() -> i32 {
     libc::SIGRTMAX() - 2
+}
+
+fn handle(signal: i32, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: all zeroes is a valid sigaction: the default action, no flags, an empty mask.
+    let action = unsafe { action.assume_init_mut() };
+    action.sa_sigaction = handler as *const () as usize;
+    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+    // SAFETY: the handlers load words and make system calls that are async-signal-safe.
+    let result = unsafe { libc::sigaction(signal, action, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whom handlers ask about: the host, and the worker, which a forked child of it is not.
+static HOST: AtomicU32 = AtomicU32::new(0);
+static WORKER: AtomicU32 = AtomicU32::new(0);
+
+/// Async-signal-safe.
+fn has_lost_host() -> bool {
+    getpid().as_raw() as u32 == WORKER.load(Ordering::Relaxed)
+        && getppid().as_raw() as u32 != HOST.load(Ordering::Relaxed)
+}
+
+extern "C" fn continued(_: libc::c_int) {
+    if has_lost_host() {
+        host_died(host_died_signal());
+    }
+}
+
+extern "C" fn hung_up(signal: libc::c_int) {
+    if has_lost_host() {
+        return host_died(host_died_signal());
+    }
+    // SAFETY: the call takes integers, and the default action runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: the call takes integers and touches no memory of ours. The process ends of it, in this thread once the
+    // handler has returned.
+    unsafe { libc::kill(getpid().as_raw(), signal) };
 }
 
 extern "C" fn host_died(signal: libc::c_int) {
@@ -221,6 +260,12 @@ pub fn kill_self() -> ! {
 /// by a pidfd, which would be one more descriptor for every job to find.
 pub fn wait_for_host_death(host: u32) {
     watch::wait(host_died_signal(), host);
+}
+
+/// For the thread that runs jobs: has it told of the host's death by the signal of [`die_with`], since the thread in
+/// [`wait_for_host_death`] has another. The kernel keeps one for each thread (`pdeath_signal` of its task).
+pub fn hear_of_host_death() -> io::Result<()> {
+    watch::ask_for(host_died_signal())
 }
 
 /// Names this thread for `ps` and `top`; the kernel keeps 15 bytes.

@@ -18,20 +18,21 @@ pub(super) fn ask_for(signal: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Blocks until the parent is no longer `host`, or `signal` comes, which [`ask_for`] has asked for.
+/// Blocks until the parent is no longer `host`, or `signal` comes, which [`ask_for`] has asked for in another thread.
+/// This one asks for SIGCONT: a stopped process acts on nothing else.
 ///
-/// This thread blocks the signal and takes it from the kernel's hands: then neither a job that ignores every signal
-/// nor one that blocks them in its own thread keeps it away. A change of user or group makes the kernel forget
-/// that the signal was asked for (PR_SET_PDEATHSIG(2const)); but the C library interrupts every thread to make the
+/// This thread blocks both and takes them from the kernel's hands: then neither a job that ignores every signal
+/// nor one that blocks them in its own thread keeps them away. A change of user or group makes the kernel forget
+/// that a signal was asked for (PR_SET_PDEATHSIG(2const)); but the C library interrupts every thread to make the
 /// change there too (nptl(7)), this one included, which asks again.
 pub(super) fn wait(signal: i32, host: u32) {
-    let set = set_of(signal);
+    let set = set_of([signal, libc::SIGCONT]);
     // SAFETY: the set is valid for the call; a null pointer says that the old mask is not wanted.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
     WAITER.store(gettid().as_raw(), Ordering::Release);
     loop {
         // It fails for numbers alone that are no signals.
-        let _ = ask_for(signal);
+        let _ = ask_for(libc::SIGCONT);
         if getppid().as_raw() as u32 != host {
             return;
         }
@@ -55,12 +56,14 @@ pub(super) fn hand_over(signal: i32) -> bool {
     unsafe { libc::syscall(libc::SYS_tkill, waiter, signal) == 0 }
 }
 
-fn set_of(signal: i32) -> libc::sigset_t {
+fn set_of(signals: [i32; 2]) -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the pointer is valid for a set.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the call above has made the set.
-    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    for signal in signals {
+        // SAFETY: the call above has made the set.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    }
     // SAFETY: the calls above have made the set.
     unsafe { set.assume_init() }
 }

@@ -165,6 +165,8 @@ fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
 
 /// The thread that runs jobs.
 fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
+    // It fails for numbers alone that are no signals.
+    let _ = worker::hear_of_host_death();
     let block = Arc::new(SharedBlock { block: Block::new(start.memory), progress: Mutex::new(()) });
     hook::install(&block);
     // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
