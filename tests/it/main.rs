@@ -27,6 +27,7 @@ mod fresh;
 mod held_up;
 mod life;
 mod limits;
+mod pause;
 mod pool;
 mod reentrant;
 mod shared;

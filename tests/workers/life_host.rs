@@ -69,6 +69,11 @@ fn busy(builder: ProcessPoolBuilder, end: &str) {
         "exit" => process::exit(7),
         "panic" => panic!("as the story goes"),
         "forget" => std::mem::forget(pool),
+        "pause" => {
+            pool.pause();
+            println!("paused");
+            next_line();
+        }
         // Whoever tells this story kills the host meanwhile.
         _ => drop(next_line()),
     }

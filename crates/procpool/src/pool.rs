@@ -27,7 +27,7 @@ use crate::map::Map;
 use crate::nesting;
 use crate::report::{Progress, Report, Stats, WorkerInfo};
 use crate::shared::Shared;
-use crate::supervisor::dispatch::{Admission, Dispatch, Request};
+use crate::supervisor::dispatch::{Admission, Dispatch, Pace, Request};
 use crate::supervisor::entry::{Completion, Entry, Limits, Payload, WireTarget};
 use crate::supervisor::{Inner, Supervisor};
 use crate::task::TaskInfo;
@@ -200,7 +200,7 @@ impl ProcessPool {
         self.core.0.cgroups().capabilities()
     }
 
-    /// Starts all workers now and waits until they are ready.
+    /// Starts all workers now and waits until they are ready; in a [pause](Self::pause), until after it.
     ///
     /// # Errors
     /// [`is_start`](Error::is_start) with the first cause if they cannot be started,
@@ -235,9 +235,65 @@ impl ProcessPool {
         result
     }
 
+    /// Stops all workers in their tracks (SIGSTOP), each with every process below it, and returns when all were sent
+    /// the signal. Until [`resume`](Self::resume) nothing is handed out, no worker is started, and no time runs: neither the limits
+    /// of running jobs, nor `start_timeout`, nor `idle_timeout`. Jobs are accepted, and can be cancelled. What callers limit
+    /// themselves goes on, such as [`wait_timeout`](JobFuture::wait_timeout) and [`Map::timeout`]; and
+    /// [`Report::ran`](crate::Report::ran) counts the pause too.
+    ///
+    /// A job that is aborted meanwhile, or that was being stopped already, goes on ending; a worker that is killed is
+    /// buried as ever, and replaced after the pause. [`shutdown`](Self::shutdown) and dropping the pool end the pause where jobs are still
+    /// to run; a pool that is paused *during* a shutdown holds that up. Processes that run as another user are not
+    /// stopped unless this one may signal them. What a job had stopped itself stays stopped.
+    ///
+    /// Calling it again is harmless, and so is calling it on a pool that has ended, and in a forked child of this
+    /// process. If this process dies, its stopped workers die with it as running ones do.
+    pub fn pause(&self) {
+        if fork::is_child() {
+            return;
+        }
+        let inner = &self.core.0;
+        let mut dispatch = inner.dispatch();
+        loop {
+            match dispatch.pace {
+                Pace::Going => {
+                    dispatch.pace = Pace::Pausing;
+                    dispatch.requests.push(Request::Pause);
+                    inner.wake();
+                }
+                Pace::Pausing | Pace::Unpausing { .. } => {}
+                Pace::Paused { .. } | Pace::Ended => return,
+            }
+            dispatch = inner.changed.wait(dispatch).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets the workers go on after a [`pause`](Self::pause) (SIGCONT), and returns when all were sent the signal. Each job has
+    /// as much of its time left as it had. Calling it again is harmless, and so is calling it without a pause.
+    pub fn resume(&self) {
+        if fork::is_child() {
+            return;
+        }
+        let inner = &self.core.0;
+        let mut dispatch = inner.dispatch();
+        loop {
+            match dispatch.pace {
+                Pace::Paused { since } => {
+                    dispatch.pace = Pace::Unpausing { since };
+                    dispatch.requests.push(Request::Unpause);
+                    inner.wake();
+                }
+                Pace::Pausing | Pace::Unpausing { .. } => {}
+                Pace::Going | Pace::Ended => return,
+            }
+            dispatch = inner.changed.wait(dispatch).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Ends the pool: no job is accepted any more, those that there are end as `how` says, and the call
     /// returns when no worker is left and every `on_done` callback has run (when called from one of
-    /// them: every other). Calling it again is harmless; an `Abort` overtakes a `Drain` under way.
+    /// them: every other). Calling it again is harmless; an `Abort` overtakes a `Drain` under way. A [pause](Self::pause) ends
+    /// with it; an `Abort` lets what runs go on no further than it takes to end it.
     pub fn shutdown(&self, how: Shutdown) {
         if fork::is_child() {
             return;
@@ -253,6 +309,10 @@ impl ProcessPool {
         inner.room.notify_all();
         inner.changed.notify_all();
         inner.wake();
+        if how != Shutdown::Abort {
+            // Only now: what is cancelled must not have its moment before.
+            self.resume();
+        }
         inner.wait_ended();
         let thread = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {

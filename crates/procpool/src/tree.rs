@@ -1,5 +1,5 @@
 //! The processes below a worker, found in /proc and killed one by one: what there is where no cgroup holds
-//! them. Used by the pool on its workers, and by a worker on itself.
+//! them; and stopped and continued, whatever holds them. Used by the pool on its workers, and by a worker on itself.
 //!
 //! A process is only ever signalled through a pidfd, and only after it was seen, with the pidfd already
 //! open, to be what it was taken for: an id alone may have passed to a stranger.
@@ -28,6 +28,7 @@ pub(crate) struct Found {
 /// What /proc/PID/stat tells of a process.
 struct Stat {
     is_alive: bool,
+    is_stopped: bool,
     parent: u32,
     group: i32,
     started: u64,
@@ -41,8 +42,10 @@ impl Stat {
         let rest = text.rsplitn(2, |byte| *byte == b')').next()?;
         let rest = std::str::from_utf8(rest).ok()?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let state = *fields.first()?;
         Some(Stat {
-            is_alive: !matches!(*fields.first()?, "Z" | "X"),
+            is_alive: !matches!(state, "Z" | "X"),
+            is_stopped: matches!(state, "T" | "t"),
             parent: fields.get(1)?.parse().ok()?,
             group: fields.get(2)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
@@ -123,6 +126,61 @@ impl Census {
             }
         }
         left
+    }
+}
+
+/// Processes that were stopped, in the order in which they were.
+#[derive(Debug, Default)]
+pub(crate) struct Stopped(Vec<Found>);
+
+impl Stopped {
+    /// Stops `root`, which must adopt its orphans, and every process below it. Tries for so long at most; who cannot be
+    /// stopped goes on, and so does what it starts later. Who was stopped already is not ours to continue.
+    ///
+    /// From the top down: whoever is stopped starts no more, so a look that finds nobody new is the last.
+    pub(crate) fn from(root: u32, within: Duration) -> Stopped {
+        let deadline = clock::monotonic_ns().saturating_add(within.as_nanos() as u64);
+        let mut stopped = Stopped::default();
+        let mut seen = BTreeSet::new();
+        stopped.stop(root, &mut seen, |_| true);
+        loop {
+            let before = seen.len();
+            let mut parents = vec![root];
+            while let Some(parent) = parents.pop() {
+                for pid in children_of(parent) {
+                    parents.push(pid);
+                    stopped.stop(pid, &mut seen, |stat| stat.parent == parent);
+                }
+            }
+            if seen.len() == before || clock::monotonic_ns() >= deadline {
+                return stopped;
+            }
+        }
+    }
+
+    fn stop(&mut self, pid: u32, seen: &mut BTreeSet<Found>, is_meant: impl Fn(&Stat) -> bool) {
+        let pidfd = pidfd::open(pid);
+        let Some(stat) = Stat::of(pid) else { return };
+        let found = Found { pid, started: stat.started };
+        if stat.is_alive
+            && is_meant(&stat)
+            && seen.insert(found)
+            && !stat.is_stopped
+            && pidfd.and_then(|pidfd| pidfd::stop(pidfd.as_fd())).is_ok()
+        {
+            self.0.push(found);
+        }
+    }
+
+    /// Continues them, from the bottom up: no parent goes on before its children, and so none sees one stopped.
+    pub(crate) fn go_on(self) {
+        for found in self.0.into_iter().rev() {
+            let pidfd = pidfd::open(found.pid);
+            if Stat::of(found.pid).is_some_and(|stat| stat.started == found.started) {
+                // It fails for what has made itself another user's, which then could not be stopped either.
+                let _ = pidfd.and_then(|pidfd| pidfd::resume(pidfd.as_fd()));
+            }
+        }
     }
 }
 

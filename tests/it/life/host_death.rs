@@ -46,6 +46,22 @@ fn a_killed_host_leaves_no_process() {
     });
 }
 
+/// Goal: the same in a pause, when no worker can act on anything before it is continued.
+/// Covers: F-61
+#[test]
+fn a_host_that_is_killed_in_a_pause_leaves_no_process() {
+    test(|| {
+        for method in METHODS {
+            let left = nothing_survives("pause", method, |host| {
+                host.say("go");
+                assert_eq!(host.hear(), "paused");
+                host.kill();
+            });
+            assert!(!left.status.success());
+        }
+    });
+}
+
 /// Goal: `exit` without a drop of the pool does not hang, keeps its code, and leaves nothing.
 /// Covers: F-63
 #[test]

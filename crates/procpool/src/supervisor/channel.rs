@@ -1,6 +1,7 @@
 //! The pool's end of one worker: the shared memory, the control channel, and the jobs that are there.
 
 mod attaching;
+mod pause;
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,6 +28,7 @@ use crate::report::Progress;
 use crate::worker::leaked_of;
 
 use attaching::{Flushed, is_of_attachments};
+use pause::Paused;
 
 /// How much work a worker shall have in its hands: long beside the time until the supervisor looks
 /// again, short beside what a person would notice.
@@ -87,6 +89,7 @@ pub(crate) struct PoolChannel {
     average_ns: u64,
     /// How soon after its start one of the jobs since the worker was last without can reach a limit.
     first_look: Option<Duration>,
+    paused: Option<Paused>,
     pub(crate) intake: Intake,
     /// Jobs that may still be sent to this worker.
     quota: Option<u64>,
@@ -147,6 +150,7 @@ impl PoolChannel {
             in_flight: 0,
             average_ns: AVERAGE_FIRST_NS,
             first_look: None,
+            paused: None,
             intake: Intake::Open,
             quota,
             jobs_done: 0,

@@ -1,6 +1,7 @@
 //! Which job goes to which worker. Everything here happens under one lock, which callers of `submit` and
 //! the supervisor take in turns, each for a short time; nothing of the user's runs under it.
 
+mod pause;
 mod residents;
 mod stop;
 
@@ -24,6 +25,7 @@ use crate::cell::{JobCell, Value};
 use crate::events::Event;
 use crate::job_error::JobError;
 use crate::report::{Progress, Stats};
+pub(crate) use pause::Pace;
 
 /// Whether jobs are accepted.
 #[derive(Debug, Clone)]
@@ -47,6 +49,10 @@ pub(crate) enum Request {
     Faulty(usize),
     /// End the pool.
     Shutdown(Shutdown),
+    /// Stop all workers in their tracks.
+    Pause,
+    /// Let them go on.
+    Unpause,
 }
 
 /// What is known of a slot's worker outside the supervisor's thread.
@@ -89,6 +95,7 @@ pub(crate) struct Dispatch {
     /// A channel may have something to write that did not fit.
     pub(crate) writing: bool,
     discard: bool,
+    pub(crate) pace: Pace,
     stats: Stats,
     pub(crate) requests: Vec<Request>,
     /// What has happened here and is to be told once the lock is not held.
@@ -156,6 +163,7 @@ impl Dispatch {
             look_at: u64::MAX,
             writing: false,
             discard: false,
+            pace: Pace::Going,
             stats: Stats::default(),
             requests: Vec::new(),
             notes: Vec::new(),
@@ -181,7 +189,8 @@ impl Dispatch {
         if entry.cell.priority > self.lowest_sent {
             self.make_way(entry.cell.priority);
         }
-        let may_send = self.queue.is_empty() && self.may_send(entry.cell.priority);
+        let may_send =
+            self.pace == Pace::Going && self.queue.is_empty() && self.may_send(entry.cell.priority);
         // The question can bring jobs back that go before this one.
         let entry =
             if may_send && self.queue.is_empty() { self.try_send(entry) } else { Some(entry) };
@@ -346,6 +355,9 @@ impl Dispatch {
 
     /// Tops workers up from the queue, and moves jobs from behind others to workers that are idle.
     pub(crate) fn pump(&mut self) {
+        if self.pace != Pace::Going {
+            return;
+        }
         if self.queue.is_empty() {
             self.steal();
         }

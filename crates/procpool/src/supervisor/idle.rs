@@ -9,6 +9,7 @@ use std::sync::Arc;
 use procpool_sys::clock;
 
 use super::Supervisor;
+use super::dispatch::Pace;
 use super::machine::Event;
 
 /// Who is idle, and since when.
@@ -52,7 +53,7 @@ impl IdleWatch {
     }
 
     /// Nobody's time runs: it begins anew with the next look.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.since.fill(None);
         self.due = None;
     }
@@ -66,8 +67,8 @@ impl Supervisor {
         };
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
-        if dispatch.warming > 0 {
-            // Somebody waits until all workers are up at the same time.
+        if dispatch.warming > 0 || dispatch.pace != Pace::Going {
+            // Somebody waits until all workers are up at the same time, or they cannot even leave.
             return watch.forget();
         }
         let over = watch.look(clock::monotonic_ns(), |slot| dispatch.idle_since_job(slot));

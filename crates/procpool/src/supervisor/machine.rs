@@ -4,6 +4,7 @@
 //! does between `Ready` and its end is the [dispatch](super::dispatch)'s affair. The states are drawn in
 //! README.md beside this file.
 
+mod pause;
 mod server;
 mod spares;
 
@@ -11,6 +12,7 @@ use std::collections::VecDeque;
 
 use super::slot::{Place, Slot, Stage};
 use crate::builder::StartMethod;
+use pause::Pace;
 use server::Server;
 pub(crate) use server::ServerEvent;
 pub(crate) use spares::SpareEvent;
@@ -76,6 +78,10 @@ pub(crate) enum Event {
     Abort,
     /// No jobs are left, and none will come.
     Drained,
+    /// The workers shall be stopped in their tracks.
+    Pause,
+    /// They shall go on.
+    Unpause,
 }
 
 /// Why a worker could not be started.
@@ -123,6 +129,14 @@ pub(crate) enum Action {
     Kill(usize),
     /// The worker takes jobs again.
     Resume(usize),
+    /// SIGSTOP to the process in this place and everything below it.
+    Suspend(Place),
+    /// SIGCONT to those.
+    Continue(Place),
+    /// Every process that shall be is stopped.
+    Paused,
+    /// Every process goes on.
+    Unpaused,
     /// Nothing to do, but to tell: a worker was not started, why, and when the next one may be.
     StartFailed {
         /// `None`: the fork server, or a spare.
@@ -146,6 +160,13 @@ enum Life {
     Finished,
 }
 
+impl Life {
+    /// Whether there are, or may come, jobs to be run.
+    fn is_going_on(self) -> bool {
+        matches!(self, Life::Open | Life::Broken)
+    }
+}
+
 /// The core.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -155,6 +176,7 @@ pub(crate) struct Machine {
     server: Option<Server>,
     spares: Spares,
     life: Life,
+    pace: Pace,
     /// Workers that are wanted for jobs, besides those that live.
     demand: usize,
     /// Workers that are wanted for those that died unasked. Apart from the demand, which changes with the jobs
@@ -185,6 +207,7 @@ impl Machine {
             policy,
             slots,
             life: Life::Open,
+            pace: Pace::Going,
             demand: 0,
             replacements: 0,
             warming_up: false,
@@ -273,6 +296,7 @@ impl Machine {
                         self.retire(slot, now, out);
                     } else {
                         out.push(Action::Resume(slot));
+                        self.suspend_again(slot, out);
                     }
                 }
                 // It has been sent SIGTERM, and what that did to it nobody knows.
@@ -295,8 +319,11 @@ impl Machine {
                 }
             }
             Event::Drained => {
-                if matches!(self.life, Life::Open | Life::Broken) {
+                if self.life.is_going_on() {
                     self.life = Life::Drained;
+                    if self.is_paused() {
+                        self.unpause(now, out);
+                    }
                     for slot in 0..self.slots.len() {
                         match self.slots[slot] {
                             Slot::Serving => self.retire(slot, now, out),
@@ -308,6 +335,8 @@ impl Machine {
                     self.dismiss_server(now, out);
                 }
             }
+            Event::Pause => self.pause(now, out),
+            Event::Unpause => self.unpause(now, out),
         }
         self.expire(now, out);
         self.take_spares(out);
@@ -330,12 +359,12 @@ impl Machine {
         let start =
             (self.to_start() > 0 && self.slots.contains(&Slot::Empty)).then_some(self.start_at());
         let others = self.server_deadline(start).into_iter().chain(self.spares_deadline());
-        self.slots.iter().filter_map(Slot::deadline).chain(others).min()
+        self.slots.iter().filter_map(|slot| self.due(slot)).chain(others).min()
     }
 
     /// How many more workers should be starting, as soon as the back-off allows.
     fn to_start(&self) -> usize {
-        if self.life != Life::Open {
+        if self.life != Life::Open || self.is_paused() {
             return 0;
         }
         // After a failed start one worker at a time shows whether it goes better now.
@@ -501,6 +530,7 @@ impl Machine {
         if self.slots[slot] != Slot::Serving {
             return;
         }
+        self.let_end(Place::Slot(slot), out);
         let kill_at = now.saturating_add(self.policy.grace_ns);
         self.slots[slot] = Slot::Stopping(match manner {
             Manner::Cooperative => {
@@ -514,6 +544,7 @@ impl Machine {
     }
 
     fn retire(&mut self, slot: usize, now: u64, out: &mut Vec<Action>) {
+        self.let_end(Place::Slot(slot), out);
         self.slots[slot] =
             Slot::Stopping(Stage::Leaving { kill_at: now.saturating_add(self.policy.grace_ns) });
         out.push(Action::Bye(slot));
@@ -532,7 +563,7 @@ impl Machine {
         self.expire_spares(now, out);
         for slot in 0..self.slots.len() {
             match self.slots[slot] {
-                Slot::Starting { give_up_at } if now >= give_up_at => {
+                Slot::Starting { give_up_at } if now >= give_up_at && !self.is_paused() => {
                     self.kill(slot, out);
                     let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                     self.start_death(

@@ -5,6 +5,7 @@
 //! * [`dispatch`] decides about jobs, under the one lock that it shares with callers of `submit`.
 //! * [`retry`] holds the jobs that killed their worker and wait to be tried again: pure.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
+//! * [`pause`] stops workers in their tracks, and lets them go on.
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out.
 //! * [`notes`] is what all of them have to tell of, for receivers and logs.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
@@ -27,6 +28,7 @@ mod lines;
 pub(crate) mod machine;
 mod notes;
 mod obituary;
+mod pause;
 pub(crate) mod queue;
 pub(crate) mod retry;
 mod slot;
@@ -48,12 +50,12 @@ use crate::Error;
 use crate::builder::{Settings, Shutdown};
 use crate::cell::Callbacks;
 use crate::events::{self, Hub, StopStage};
-use crate::tree::{Census, Found};
+use crate::tree::{Census, Found, Stopped};
 use callbacks::CallbackThreads;
 use cgroup::{Cgroups, Limits};
 use channel::{Harvest, Link, PoolChannel};
 use containment::Hold;
-use dispatch::{Dispatch, Request};
+use dispatch::{Dispatch, Pace, Request};
 use entry::Completion;
 use fork_server::ForkServer;
 use idle::IdleWatch;
@@ -152,6 +154,8 @@ struct Worker {
     census: Census,
     /// Processes below it that could not be killed.
     survivors: Vec<Found>,
+    /// What of it a pause has stopped.
+    stopped: Stopped,
     /// Since when its channel is closed although it lives.
     hung_up_at: Option<u64>,
     /// What epoll was told.
@@ -167,6 +171,7 @@ impl Worker {
             hold,
             census: Census::default(),
             survivors: Vec::new(),
+            stopped: Stopped::default(),
             hung_up_at: None,
             writing: false,
             started_ns: clock::monotonic_ns(),
@@ -326,6 +331,7 @@ impl Supervisor {
         drop(self);
         inner.cgroups().close();
         inner.hub.end();
+        inner.dispatch().pace = Pace::Ended;
         inner.changed.notify_all();
         inner.room.notify_all();
         inner.set_ended();
@@ -575,6 +581,8 @@ impl Supervisor {
             }
             match request {
                 Request::WarmUp => self.events.push(Event::WarmUp),
+                Request::Pause => self.events.push(Event::Pause),
+                Request::Unpause => self.events.push(Event::Unpause),
                 Request::Abort(cell) => completions.extend(dispatch.abort(&cell)),
                 // Taken up below, in order.
                 request @ (Request::StopJob(..) | Request::Returned(_) | Request::Faulty(_)) => {
@@ -656,6 +664,10 @@ impl Supervisor {
                 dispatch.resume(slot);
                 dispatch.pump();
             }
+            Action::Suspend(place) => self.suspend(place),
+            Action::Continue(place) => self.go_on(place),
+            Action::Paused => self.note_paused(),
+            Action::Unpaused => self.note_unpaused(),
             Action::Break(cause) => {
                 let inner = Arc::clone(&self.inner);
                 let mut dispatch = inner.dispatch();

@@ -52,6 +52,13 @@ pub(crate) enum Stage {
 }
 
 impl Slot {
+    /// A worker that is starting has so much longer.
+    pub(crate) fn wait_longer(&mut self, by: u64) {
+        if let Slot::Starting { give_up_at } = self {
+            *give_up_at = give_up_at.saturating_add(by);
+        }
+    }
+
     /// When something is due.
     pub(crate) fn deadline(&self) -> Option<u64> {
         match self {

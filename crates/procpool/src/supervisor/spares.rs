@@ -87,6 +87,7 @@ impl Supervisor {
         }
         self.spares[place] = Some(Spare { worker, channel });
         self.register_spare_writing(place);
+        self.suspend_newborn(Place::Spare(place));
         Ok(())
     }
 

@@ -151,6 +151,8 @@ impl Supervisor {
         let mut dispatch = inner.dispatch();
         dispatch.add_worker(channel);
         self.register_writers(&mut dispatch);
+        drop(dispatch);
+        self.suspend_newborn(Place::Slot(slot));
         Ok(())
     }
 

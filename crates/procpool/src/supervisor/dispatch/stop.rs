@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use procpool_wire::block::Ticket;
 
-use super::{Admission, Dispatch, Place, Request};
+use super::{Admission, Dispatch, Pace, Place, Request};
 use crate::Error;
 use crate::cell::JobCell;
 use crate::events::{Event, StopCause};
@@ -96,7 +96,7 @@ impl Dispatch {
 
     /// When to call `check_timeouts` and `queue_retries`.
     pub(crate) fn due(&self) -> Option<u64> {
-        let look_at = (self.look_at < u64::MAX).then_some(self.look_at);
+        let look_at = (self.look_at < u64::MAX && self.pace == Pace::Going).then_some(self.look_at);
         look_at.into_iter().chain(self.retries.next_due()).min()
     }
 
@@ -104,7 +104,7 @@ impl Dispatch {
     /// returned.
     pub(crate) fn check_timeouts(&mut self, now: u64) -> Vec<Completion> {
         let mut completions = Vec::new();
-        if now < self.look_at {
+        if now < self.look_at || self.pace != Pace::Going {
             return completions;
         }
         let mut next = u64::MAX;
@@ -127,7 +127,9 @@ impl Dispatch {
                 if let Some(timeout) = entry.timeout() {
                     // The worker's word on when it started counts within reason only.
                     let started = black_box.started_ns.min(now);
-                    let over_at = started.saturating_add(nanoseconds(timeout));
+                    let over_at = started
+                        .saturating_add(nanoseconds(timeout))
+                        .saturating_add(channel.paused_ns(ticket, black_box.started_ns));
                     over = (over_at <= now).then_some((Limit::Job, timeout));
                     look_at = look_at.min(over_at);
                 }

@@ -98,11 +98,12 @@ impl Machine {
     /// True if workers can be started, which takes a server that is ready where there shall be one. Starts one
     /// if there is none and one is wanted.
     pub(super) fn may_start(&mut self, workers: usize, now: u64, out: &mut Vec<Action>) -> bool {
+        let is_paused = self.is_paused();
         let Some(server) = &mut self.server else {
             return true;
         };
         let due = workers > 0 || server.replace_at.is_some_and(|at| at <= now);
-        if server.state == Slot::Empty && self.life == Life::Open && due {
+        if server.state == Slot::Empty && self.life == Life::Open && due && !is_paused {
             let give_up_at = now.saturating_add(self.policy.start_timeout_ns);
             *server = Server { state: Slot::Starting { give_up_at }, give_up_at, ..Server::new() };
             out.push(Action::StartServer);
@@ -117,6 +118,7 @@ impl Machine {
         };
         match server.state {
             Slot::Serving => workers,
+            Slot::Empty if self.is_paused() => None,
             Slot::Empty if self.life == Life::Open => {
                 let replace_at = server.replace_at.map(|at| at.max(self.start_at()));
                 [workers, replace_at].into_iter().flatten().min()

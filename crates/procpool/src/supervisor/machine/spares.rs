@@ -4,7 +4,7 @@
 //! the core's decision: a slot goes from `Empty` to `Serving` at once, and the place of the spare is filled again.
 
 use super::{Action, BACKOFF_FIRST_NS, BACKOFF_MAX_NS, Life, Machine, Trouble};
-use crate::supervisor::slot::{Slot, Stage};
+use crate::supervisor::slot::{Place, Slot, Stage};
 
 /// What can happen to a spare.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,15 @@ impl Spares {
 
     pub(super) fn empty(&mut self, place: usize) -> Slot {
         std::mem::replace(&mut self.places[place], Slot::Empty)
+    }
+
+    /// Those that are starting have so much longer.
+    pub(super) fn wait_longer(&mut self, by: u64) {
+        self.places.iter_mut().for_each(|place| place.wait_longer(by));
+    }
+
+    pub(super) fn states(&self) -> impl Iterator<Item = (usize, Slot)> {
+        self.places.iter().copied().enumerate()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -116,7 +125,7 @@ impl Machine {
 
     /// Gives spares that are ready to slots that want workers.
     pub(super) fn take_spares(&mut self, out: &mut Vec<Action>) {
-        if self.life != Life::Open {
+        if self.life != Life::Open || self.is_paused() {
             return;
         }
         let mut wanted = self.wanted().saturating_sub(self.starting());
@@ -150,6 +159,7 @@ impl Machine {
     fn spares_due(&self) -> Option<u64> {
         let server_serves = self.server().is_none_or(|server| server == Slot::Serving);
         let may_start = self.life == Life::Open
+            && !self.is_paused()
             && self.spares.worker_seen
             && self.start_deaths.is_empty()
             && server_serves;
@@ -158,7 +168,7 @@ impl Machine {
     }
 
     pub(super) fn spares_deadline(&self) -> Option<u64> {
-        let places = self.spares.places.iter().filter_map(Slot::deadline);
+        let places = self.spares.places.iter().filter_map(|place| self.due(place));
         places.chain(self.spares_due()).min()
     }
 
@@ -167,6 +177,7 @@ impl Machine {
         for place in 0..self.spares.places.len() {
             match self.spares.places[place] {
                 Slot::Serving => {
+                    self.let_end(Place::Spare(place), out);
                     let kill_at = now.saturating_add(self.policy.grace_ns);
                     self.spares.places[place] = Slot::Stopping(Stage::Leaving { kill_at });
                     out.push(Action::DismissSpare(place));
@@ -188,7 +199,7 @@ impl Machine {
     pub(super) fn expire_spares(&mut self, now: u64, out: &mut Vec<Action>) {
         for place in 0..self.spares.places.len() {
             match self.spares.places[place] {
-                Slot::Starting { give_up_at } if now >= give_up_at => {
+                Slot::Starting { give_up_at } if now >= give_up_at && !self.is_paused() => {
                     self.kill_spare(place, out);
                     let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                     let cause = format!("a spare was not ready after {timeout:?} (start_timeout)");

@@ -1,6 +1,7 @@
 //! The pure core against a model of the outside world.
 
 mod examples;
+mod pause;
 mod random;
 mod server;
 mod spares;
@@ -15,6 +16,7 @@ struct Process {
     ready: bool,
     told_to_leave: bool,
     killed: bool,
+    stopped: bool,
 }
 
 /// The machine with what surrounds it: processes that exist from `Spawn` to `Exited`, and a clock.
@@ -119,6 +121,7 @@ impl World {
             Action::SpawnSpare(place) => {
                 assert!(self.forks(), "there is nobody to fork spare {place}");
                 assert!(self.spares[*place].is_none() && self.broken.is_none());
+                assert!(!self.machine.is_paused(), "nothing is started in a pause");
                 assert!(self.worker_seen, "no spare before the first worker");
                 self.spares[*place] = Some(Process::default());
             }
@@ -151,6 +154,7 @@ impl World {
             Action::Spawn(slot) => {
                 assert!(self.forks(), "there is nobody to fork slot {slot}");
                 assert!(self.processes[*slot].is_none(), "slot {slot} has a process");
+                assert!(!self.machine.is_paused(), "nothing is started in a pause");
                 assert!(self.broken.is_none(), "a broken pool starts nothing");
                 self.spawns += 1;
                 if self.refusals > 0 {
@@ -163,9 +167,12 @@ impl World {
             Action::Bye(slot) => {
                 let process = self.process(*slot);
                 assert!(process.ready && !process.told_to_leave && !process.killed);
+                assert!(!process.stopped, "a stopped process cannot leave");
                 process.told_to_leave = true;
             }
-            Action::Terminate(slot) => assert!(!self.process(*slot).killed),
+            Action::Terminate(slot) => {
+                assert!(!self.process(*slot).killed && !self.process(*slot).stopped)
+            }
             // There is nothing to kill, and the loop does not.
             Action::Kill(slot) if self.processes[*slot].is_none() => {
                 assert!(self.batch.contains(slot), "slot {slot} has no process");
@@ -178,6 +185,24 @@ impl World {
             Action::Resume(slot) => {
                 let process = self.process(*slot);
                 assert!(process.ready && !process.told_to_leave && !process.killed);
+            }
+            Action::Suspend(place) => {
+                if let Some(process) = self.process_in(*place) {
+                    assert!(!process.told_to_leave && !process.killed && !process.stopped);
+                    process.stopped = true;
+                }
+            }
+            Action::Continue(place) => {
+                if let Some(process) = self.process_in(*place) {
+                    process.stopped = false;
+                }
+            }
+            Action::Paused => assert!(self.machine.life != Life::Open || self.machine.is_paused()),
+            Action::Unpaused => {
+                assert!(!self.machine.is_paused());
+                let all = self.processes.iter().chain(&self.spares).flatten();
+                let stopped = all.filter(|process| process.stopped && !process.killed);
+                assert_eq!(stopped.count(), 0, "somebody stays stopped");
             }
             Action::StartFailed { retry_at, .. } => self.told.push(*retry_at),
             Action::Break(cause) => {
@@ -238,6 +263,14 @@ impl World {
             }
             let (cause, unborn) = ("the server ended".into(), unborn.to_vec());
             self.event(Event::Server(ServerEvent::Exited { cause, unborn }));
+        }
+    }
+
+    fn process_in(&mut self, place: Place) -> Option<&mut Process> {
+        match place {
+            Place::Slot(slot) => self.processes[slot].as_mut(),
+            Place::Spare(place) => self.spares[place].as_mut(),
+            Place::Server => panic!("the fork server is never stopped"),
         }
     }
 

@@ -22,6 +22,8 @@ enum Step {
     Sleep,
     Abort,
     Drained,
+    Pause,
+    Unpause,
     ServerReady,
     ServerStartFailed,
     /// With so many births lost.
@@ -52,6 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..3 * SECOND).prop_map(Step::Wait),
         4 => Just(Step::Sleep),
         1 => Just(Step::Abort),
+        2 => Just(Step::Pause),
+        3 => Just(Step::Unpause),
         5 => Just(Step::ServerReady),
         1 => Just(Step::ServerStartFailed),
         2 => (0usize..3).prop_map(Step::ServerExit),
@@ -145,6 +149,8 @@ impl World {
             }
             Step::Abort => self.event(Event::Abort),
             Step::Drained => self.event(Event::Drained),
+            Step::Pause => self.event(Event::Pause),
+            Step::Unpause => self.event(Event::Unpause),
             Step::ServerReady => {
                 if self.server.as_ref().is_some_and(|server| !server.ready) {
                     self.server_ready();
@@ -328,6 +334,7 @@ proptest! {
             return Ok(());
         }
         world.refusals = 0;
+        world.event(Event::Unpause);
         let idle = |world: &World| (0..world.processes.len()).any(|slot| world.machine.slot(slot) == Slot::Serving);
         world.event(Event::Demand(1));
         for _ in 0..100 {
