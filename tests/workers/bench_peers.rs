@@ -1,8 +1,10 @@
 //! The benchmark once more, as a program that a test can run.
 
-#[path = "../benches/peers.rs"]
+use std::process::ExitCode;
+
+#[path = "../benches/peers/main.rs"]
 mod peers;
 
-fn main() {
-    peers::main();
+fn main() -> ExitCode {
+    peers::main()
 }
