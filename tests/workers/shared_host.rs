@@ -41,7 +41,8 @@ fn main() {
         }
     }
     println!("{sound} sound, {lost} lost, {died} died");
-    assert!(sound > 0 && lost + died > 0);
+    let expected = std::env::args().nth(1);
+    assert!(sound > 0 && (lost + died > 0) == (expected.as_deref() == Some("some are lost")));
     assert_eq!(pool.submit(|n: u64| n, 5).result().unwrap(), 5);
     drop(shared);
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -11,6 +11,7 @@ pub mod fork;
 pub mod fork_server;
 pub mod held;
 pub mod image;
+pub mod lent;
 pub mod limits;
 pub mod mapping;
 pub mod pidfd;

@@ -17,6 +17,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
 
+use crate::lent;
+
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
 }
@@ -36,7 +38,8 @@ impl Unsealed {
     /// Ends the writing for good.
     pub fn seal(self) -> io::Result<Sealed> {
         fcntl(&self.0, FcntlArg::F_ADD_SEALS(seals()))?;
-        Sealed::check(self.0.into())
+        let len = fstat(&self.0)?.st_size.cast_unsigned();
+        Sealed::check(self.0.into(), len)
     }
 }
 
@@ -50,26 +53,50 @@ impl Write for Unsealed {
     }
 }
 
-/// A memfd whose content cannot change.
+/// A memfd whose content cannot change, or is lent.
 #[derive(Debug)]
 pub struct Sealed {
     fd: OwnedFd,
     len: usize,
+    seals: SealFlag,
 }
 
 impl Sealed {
-    /// Takes a descriptor that came from elsewhere. An error if it is not a memfd with all four seals.
-    pub fn check(fd: OwnedFd) -> io::Result<Sealed> {
+    /// Takes a descriptor that came from elsewhere, with the first `len` bytes. An error if it is not a memfd with
+    /// all four seals, or is shorter.
+    pub fn check(fd: OwnedFd, len: u64) -> io::Result<Sealed> {
+        Sealed::check_for(seals(), fd, len)
+    }
+
+    /// As [`check`](Self::check), of a maker who is trusted: it may be memory that is lent, whose maker leaves it
+    /// alone until it is told that nobody here has it mapped any more ([`lent`](crate::lent)).
+    pub fn check_lent(fd: OwnedFd, len: u64) -> io::Result<Sealed> {
+        Sealed::check_for(lent::seals(), fd, len)
+    }
+
+    fn check_for(wanted: SealFlag, fd: OwnedFd, len: u64) -> io::Result<Sealed> {
         let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
         // Anything that cannot be sealed refuses the question with EINVAL.
         let bits = fcntl(&fd, FcntlArg::F_GET_SEALS)
             .map_err(|_| invalid("a descriptor that is not sealed memory"))?;
-        if !SealFlag::from_bits_truncate(bits).contains(seals()) {
+        let sealed = SealFlag::from_bits_truncate(bits);
+        // Who cannot write at all cannot write in future either.
+        let sealed = match sealed.contains(SealFlag::F_SEAL_WRITE) {
+            true => sealed | SealFlag::F_SEAL_FUTURE_WRITE,
+            false => sealed,
+        };
+        if !sealed.contains(wanted) {
             return Err(invalid("memory that is not sealed"));
         }
-        let len = usize::try_from(fstat(&fd)?.st_size)
-            .map_err(|_| invalid("memory of a length that cannot be"))?;
-        Ok(Sealed { fd, len })
+        let size = fstat(&fd)?.st_size;
+        let len = usize::try_from(len).ok().filter(|_| len <= size.cast_unsigned());
+        let len = len.ok_or_else(|| invalid("memory that is shorter than it was said to be"))?;
+        Ok(Sealed { fd, len, seals: sealed })
+    }
+
+    /// True if its maker can still write to it.
+    pub fn is_lent(&self) -> bool {
+        !self.seals.contains(SealFlag::F_SEAL_WRITE)
     }
 
     /// Its length, in bytes.
@@ -117,7 +144,8 @@ impl Deref for SealedMapping {
     fn deref(&self) -> &[u8] {
         // SAFETY: `start` is the beginning of `len` mapped bytes, which live as long as `self`; or `len` is
         // zero and `start` dangles, as an empty slice's may. The seals that were there when it was mapped
-        // stay (F_SEAL_SEAL, and seals are never taken away): nobody can write to or shorten the file.
+        // stay (F_SEAL_SEAL, and seals are never taken away): nobody can write to or shorten the file. Where
+        // it is lent its maker could, and does not before it has been told that this mapping is gone.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -156,6 +184,13 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_shorter_than_it_was_said_to_be_is_refused() {
+        let fd = || sealed(b"12345678").as_fd().try_clone_to_owned().unwrap();
+        assert_eq!(*Sealed::check(fd(), 5).unwrap().map().unwrap(), *b"12345");
+        assert!(Sealed::check(fd(), 9).is_err() && Sealed::check(fd(), u64::MAX).is_err());
+    }
+
+    #[test]
     fn nobody_can_write_to_it_or_change_its_length() {
         let file = sealed(b"12345678");
         let mut copy = File::from(file.as_fd().try_clone_to_owned().unwrap());
@@ -166,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_without_each_of_the_seals_is_refused() {
-        assert!(Sealed::check(File::open("/dev/null").unwrap().into()).is_err());
+        assert!(Sealed::check(File::open("/dev/null").unwrap().into(), 0).is_err());
         let all = [
             SealFlag::F_SEAL_WRITE,
             SealFlag::F_SEAL_SHRINK,
@@ -177,7 +212,7 @@ mod tests {
             let mut file = Unsealed::create().unwrap();
             file.write_all(b"12345678").unwrap();
             fcntl(&file.0, FcntlArg::F_ADD_SEALS(seals() & !missing)).unwrap();
-            assert!(Sealed::check(file.0.into()).is_err(), "{missing:?}");
+            assert!(Sealed::check(file.0.into(), 8).is_err(), "{missing:?}");
         }
     }
 }

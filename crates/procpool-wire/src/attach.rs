@@ -33,6 +33,8 @@ pub enum Carried {
 pub struct Record {
     /// What the sender calls it.
     pub number: u64,
+    /// How many bytes of it there are to read.
+    pub len: u64,
     /// What its content refers to, by the sender's numbers. Attached before.
     pub uses: Vec<u64>,
 }
@@ -50,9 +52,27 @@ pub enum Name {
     Yours(u64),
 }
 
-/// The body of a `Forget` frame: the pool's numbers.
+/// The body of a `Forget` or a `Returned` frame: the pool's numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forget(pub Vec<u64>);
+
+/// The body of a `PayloadAt` frame: where a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayloadAt {
+    /// Which sealed memory it is in, by the pool's number.
+    pub number: u64,
+    /// Where in it the payload begins. It ends where that ends.
+    pub from: u64,
+}
+
+/// The body of an `Again` frame: whose payload it is that did not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// The job's ticket: its place in the claim table.
+    pub index: u32,
+    /// The generation of that place.
+    pub generation: u32,
+}
 
 #[cfg(test)]
 mod tests {
@@ -65,7 +85,7 @@ mod tests {
         let mut body = Vec::new();
         codec::encode_into(&Uses(vec![Name::Yours(u64::MAX); USES_MAX]), None, &mut body).unwrap();
         assert!((body.len() as u64) < SMALL_BODY_MAX);
-        let record = Record { number: 1, uses: vec![u64::MAX; USES_MAX] };
+        let record = Record { number: 1, len: u64::MAX, uses: vec![u64::MAX; USES_MAX] };
         let attach = Attach { carried: Carried::Yes, records: vec![record] };
         body.clear();
         codec::encode_into(&attach, None, &mut body).unwrap();

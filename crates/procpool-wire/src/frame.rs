@@ -47,6 +47,14 @@ pub enum FrameKind {
     Fork = 10,
     /// Fork server to pool: what came of the oldest request; a [`Forked`](crate::handshake::Forked).
     Forked = 11,
+    /// Pool to worker: a payload that is in sealed memory; a [`PayloadAt`](crate::attach::PayloadAt).
+    PayloadAt = 12,
+    /// Worker to pool: sealed memory that it has mapped no more; a [`Forget`](crate::attach::Forget).
+    Returned = 13,
+    /// Worker to pool: the memory that a payload is in did not arrive; an [`Again`](crate::attach::Again).
+    Again = 14,
+    /// Pool to worker: that payload's bytes.
+    PayloadAgain = 15,
 }
 
 impl FrameKind {
@@ -63,19 +71,26 @@ impl FrameKind {
             9 => FrameKind::Forget,
             10 => FrameKind::Fork,
             11 => FrameKind::Forked,
+            12 => FrameKind::PayloadAt,
+            13 => FrameKind::Returned,
+            14 => FrameKind::Again,
+            15 => FrameKind::PayloadAgain,
             _ => return None,
         })
     }
 
     fn body_max(self) -> u64 {
         match self {
-            FrameKind::Setup | FrameKind::Payload => u64::MAX,
+            FrameKind::Setup | FrameKind::Payload | FrameKind::PayloadAgain => u64::MAX,
             FrameKind::Ready
             | FrameKind::StartFailed
             | FrameKind::Forked
             | FrameKind::Attach
             | FrameKind::Uses
-            | FrameKind::Forget => SMALL_BODY_MAX,
+            | FrameKind::Forget
+            | FrameKind::PayloadAt
+            | FrameKind::Returned
+            | FrameKind::Again => SMALL_BODY_MAX,
             FrameKind::Bell | FrameKind::Bye | FrameKind::Fork => 0,
         }
     }

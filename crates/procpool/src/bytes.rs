@@ -9,7 +9,8 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use crate::attachments::{Attachment, session};
+use crate::attachments::Attachment;
+use crate::attachments::session::{self, Reach};
 
 /// Bytes of this length and more are passed by descriptor. Below it, making and mapping a memfd costs more
 /// than the copies that it saves.
@@ -19,7 +20,7 @@ const ATTACH_FROM: usize = 64 * 1024;
 ///
 /// From 64 KiB on they travel by descriptor: copied once into sealed memory the first time they are sent
 /// (memfd_create(2)), then mapped by whoever receives them, in arguments and in results. Clones share the
-/// memory, and what was received is passed on without another copy. While they wait or are held, each such
+/// memory; a result is passed on without another copy, and an argument goes back so. While they wait or are held, each such
 /// `Bytes` takes a descriptor of this process; once half of its descriptors are taken, further ones are
 /// copied into the message instead, or mapped and their descriptor closed.
 ///
@@ -60,17 +61,28 @@ impl Bytes {
         Bytes(Arc::new(Inner { source, attachment: OnceLock::new() }))
     }
 
-    /// The bytes with a descriptor; `None` if this process has none to spare.
+    /// The bytes with a descriptor that may go where they go; `None` if this process has none to spare.
     fn attachment(&self) -> Option<Arc<Attachment>> {
-        match &self.0.source {
-            Source::Received(attachment) => attachment.to_pass_on(),
-            Source::Heap(bytes) => {
-                if let Some(attachment) = self.0.attachment.get() {
-                    return Some(Arc::clone(attachment));
+        let reach = session::reach();
+        let attachment = match &self.0.source {
+            Source::Received(attachment) => attachment,
+            Source::Heap(bytes) => match self.0.attachment.get() {
+                Some(attachment) => attachment,
+                None => {
+                    let lent = match reach {
+                        Reach::Workers => Attachment::lend(bytes),
+                        Reach::Anywhere => None,
+                    };
+                    let new = lent.or_else(|| Attachment::of_bytes(bytes, [].into()))?;
+                    self.0.attachment.get_or_init(|| new)
                 }
-                let new = Attachment::of_bytes(bytes, [].into())?;
-                Some(Arc::clone(self.0.attachment.get_or_init(|| new)))
-            }
+            },
+        };
+        match reach {
+            Reach::Workers => attachment.to_pass_on(),
+            // It goes back to where it came from.
+            Reach::Anywhere if session::is_given(attachment) => Some(Arc::clone(attachment)),
+            Reach::Anywhere => attachment.sealed_for_good(),
         }
     }
 

@@ -10,7 +10,7 @@ use procpool_sys::{clock, fork};
 use tracing::Level;
 
 use crate::Error;
-use crate::attachments::session::{self, Collected};
+use crate::attachments::session::{self, Collected, Reach};
 use crate::builder::{Isolation, ProcessPoolBuilder, Settings, Shutdown};
 use crate::cell::{Ended, JobCell, Value};
 use crate::containment::{Capabilities, Capability, Containment, Memory, Processes, Tree};
@@ -383,7 +383,8 @@ impl PoolCore {
         let target = self.target(call)?;
         let limit = self.0.settings.payload_limit;
         let mut attached = Collected::default();
-        let count = session::collect(&mut attached, || call.encode(limit, scratch))?;
+        let encode = || call.encode(limit, scratch);
+        let count = session::collect_for(Reach::Workers, &mut attached, encode)?;
         Ok((target, count, Payload::new(scratch, attached)))
     }
 

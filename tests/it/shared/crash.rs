@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use procpool::{Bytes, Death, JobError, Phase, ProcessPool, Shared};
-use procpool_wire::attach::{Attach, Carried, Name, Record, USES_MAX, Uses};
+use procpool_wire::attach::{Again, Attach, Carried, Name, Record, USES_MAX, Uses};
 use procpool_wire::codec;
 use procpool_wire::frame::{self, FrameKind};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -172,7 +172,7 @@ fn unsealed() -> OwnedFd {
 
 /// For a job: writes to the pool what a worker never would, and waits for what comes of it.
 fn attach_what_cannot_be(case: usize) {
-    let record = || Record { number: 1, uses: Vec::new() };
+    let record = || Record { number: 1, len: 0, uses: Vec::new() };
     let one = || Attach { carried: Carried::Yes, records: vec![record()] };
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
     let (bytes, fds) = match case {
@@ -186,8 +186,11 @@ fn attach_what_cannot_be(case: usize) {
             let uses = Uses(vec![Name::Yours(1); USES_MAX + 1]);
             (frame_of(FrameKind::Uses, &uses), vec![])
         }
+        7 => (frame::frame(FrameKind::Returned, b"garbage"), vec![]),
+        8 => (frame_of(FrameKind::Again, &Again { index: 0, generation: 1 }), vec![]),
         _ => {
-            let records = (0..=USES_MAX as u64).map(|number| Record { number, uses: Vec::new() });
+            let records =
+                (0..=USES_MAX as u64).map(|number| Record { number, len: 0, uses: Vec::new() });
             let refused = Attach { carried: Carried::Refused, records: records.collect() };
             (frame_of(FrameKind::Attach, &refused), vec![])
         }
@@ -220,6 +223,8 @@ fn a_worker_that_attaches_what_cannot_be_is_ended() {
             "descriptors that it had not announced",
             "an attachment's frame",
             "4097 uses of attachments in one payload",
+            "a returned attachment",
+            "a payload that is not missing",
             "more than one result can use",
         ];
         for (case, expected) in cases.into_iter().enumerate() {

@@ -3,6 +3,7 @@
 mod bytes;
 mod crash;
 mod handles;
+mod lent;
 mod scarce;
 
 use std::cell::RefCell;

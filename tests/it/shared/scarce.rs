@@ -66,6 +66,12 @@ fn a_worker_without_descriptors_costs_the_jobs_that_need_one() {
             assert!(fault.message.contains("did not arrive"), "{}", fault.message);
             decode_fault(pool.submit(|bytes: Bytes| bytes.len(), bytes.clone()).result());
         }
+        // A long argument comes over the socket instead, also when others come before it is asked for again.
+        let total = |numbers: Vec<u64>| numbers.iter().sum::<u64>();
+        let long = (0..5).map(|n| pool.submit(total, vec![n; 100_000]));
+        for (n, future) in (0..).zip(long.collect::<Vec<_>>()) {
+            assert_eq!(future.result().unwrap(), n * 100_000);
+        }
         // What needs no descriptor works as ever, and a result goes as a copy.
         let make = |len: usize| Bytes::from(vec![1; len]);
         assert_eq!(pool.submit(make, MIB).result().unwrap().len(), MIB);
@@ -92,6 +98,8 @@ fn a_host_without_descriptors_sends_copies_and_says_what_it_cannot_take() {
             let sum = |bytes: Bytes| bytes.iter().map(|byte| *byte as usize).sum::<usize>();
             let bytes = Bytes::from(vec![2; MIB]);
             assert_eq!(pool.submit(sum, bytes).result().unwrap(), 2 * MIB);
+            let total = |numbers: Vec<u64>| numbers.iter().sum::<u64>();
+            assert_eq!(pool.submit(total, vec![3; 100_000]).result().unwrap(), 300_000);
             let fault = decode_fault(pool.submit(make, MIB).result());
             assert_eq!(fault.side, Side::Caller);
             assert!(fault.message.contains("did not arrive"), "{}", fault.message);
@@ -118,13 +126,27 @@ fn a_system_call_that_will_not_pass_descriptors_costs_single_jobs() {
         return;
     }
     // The first messages of the supervisor's thread set its two workers up.
-    for inject in ["sendmsg:error=ETOOMANYREFS:when=3+2", "recvmsg:error=ENOMEM:when=60"] {
+    let cases = [
+        ("sendmsg:error=ETOOMANYREFS:when=3+2", "some are lost"),
+        ("recvmsg:error=ENOMEM:when=60", "some are lost"),
+        // Memory that cannot be lent is sealed for good instead.
+        ("fallocate:error=ENOSPC:when=2+2", "none is lost"),
+    ];
+    for (inject, expected) in cases {
         test(|| {
             let dir = TempDir::new();
             let log = dir.path().join("log");
             let mut strace = Command::new("strace");
-            strace.args(["-f", "-qq", "-b", "execve", "-e", "trace=sendmsg,recvmsg", "-e"]);
-            strace.arg(format!("inject={inject}")).arg("-o").arg(&log).arg(HOST);
+            strace.args([
+                "-f",
+                "-qq",
+                "-b",
+                "execve",
+                "-e",
+                "trace=sendmsg,recvmsg,fallocate",
+                "-e",
+            ]);
+            strace.arg(format!("inject={inject}")).arg("-o").arg(&log).args([HOST, expected]);
             let left = Fixture::start(&mut strace).end();
             println!("{inject}: {}", left.output);
             let log = fs::read_to_string(&log).unwrap();

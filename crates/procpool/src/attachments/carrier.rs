@@ -6,15 +6,18 @@
 //! once a frame is complete. What came is looked at before it is used: a worker's word is worth nothing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use procpool_sys::channel::FDS_MAX;
 use procpool_sys::sealed::Sealed;
-use procpool_wire::attach::{Attach, Carried, Forget, Name, Record, USES_MAX, Uses};
+use procpool_wire::attach::{Attach, Carried, Forget, Name, PayloadAt, Record, USES_MAX, Uses};
 use procpool_wire::codec;
 use procpool_wire::frame::{self, FrameKind};
 
+use super::regions::Region;
 use super::{Attachment, Forgets, List, find};
 
 /// A number that no attachment has.
@@ -24,6 +27,10 @@ const NOBODY: u64 = 0;
 pub(crate) struct Carrier {
     /// Ours that the other end has.
     known: HashSet<u64>,
+    /// Ours that the other end may have mapped.
+    leases: Leases,
+    /// At a worker's end: theirs that this process has mapped no more. Only a worker may be lent anything.
+    returns: Option<Arc<Returns>>,
     /// Who is told when one of them is held by nobody any more.
     who: Option<Weak<dyn Forgets>>,
     batches: VecDeque<Batch>,
@@ -31,6 +38,34 @@ pub(crate) struct Carrier {
     arrived: HashMap<u64, Option<Arc<Attachment>>>,
     /// What the next payload refers to.
     uses: Option<Vec<Name>>,
+}
+
+/// Regions that were lent, by the numbers of their attachments. Whoever is at the other end has said of none of
+/// them that it has given it back, so none of them is used again if that end is gone.
+#[derive(Default)]
+struct Leases(HashMap<u64, Arc<Region>>);
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        self.0.values().for_each(|region| region.spoil());
+    }
+}
+
+/// What a worker has to say that it has given back.
+type Returns = Mutex<Vec<u64>>;
+
+/// At its end one attachment has been given back.
+pub(super) struct Return {
+    /// Those of the channel that it came over: a forked worker has attachments of its server's, which are not
+    /// its own to give back.
+    returns: Arc<Returns>,
+    number: u64,
+}
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        self.returns.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+    }
 }
 
 /// Descriptors that came with one message.
@@ -81,6 +116,11 @@ fn frame_of<T: serde::Serialize>(kind: FrameKind, body: &T) -> Vec<u8> {
 // ---- sending ---------------------------------------------------------------------------------------
 
 impl Carrier {
+    /// A worker's end.
+    pub(crate) fn of_worker() -> Carrier {
+        Carrier { returns: Some(Arc::default()), ..Carrier::default() }
+    }
+
     /// Has `who` told of what the other end need not keep.
     pub(crate) fn set_who(&mut self, who: Weak<dyn Forgets>) {
         self.who = Some(who);
@@ -133,7 +173,11 @@ impl Carrier {
             if let Some(who) = &self.who {
                 attachment.tell(who);
             }
-            wanted.push((Record { number, uses }, attachment));
+            if let Some(region) = attachment.region() {
+                self.leases.0.insert(number, Arc::clone(region));
+            }
+            let len = attachment.len() as u64;
+            wanted.push((Record { number, len, uses }, attachment));
         }
         number
     }
@@ -170,9 +214,28 @@ impl Carrier {
     /// is lost, and will be attached again when it is used next.
     pub(crate) fn refused(&mut self, frame: AttachFrame) -> Vec<u8> {
         for record in &frame.records {
-            self.known.remove(&record.number);
+            self.not_arrived(record.number);
         }
         frame_of(FrameKind::Attach, &Attach { carried: Carried::Refused, records: frame.records })
+    }
+
+    /// It is attached again when it is used next.
+    fn not_arrived(&mut self, number: u64) {
+        self.known.remove(&number);
+        self.leases.0.remove(&number);
+    }
+
+    /// The frame that tells the pool what is not mapped here any more; `None` if there is nothing new.
+    pub(crate) fn returned_frame(&self) -> Option<Vec<u8>> {
+        let mut returns = self.returns.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = mem::take(&mut *returns);
+        (!numbers.is_empty()).then(|| frame_of(FrameKind::Returned, &Forget(numbers)))
+    }
+
+    /// The frame that says where a payload is that was attached.
+    pub(crate) fn payload_frame(attachment: &Attachment, from: usize) -> Vec<u8> {
+        let at = PayloadAt { number: attachment.number, from: from as u64 };
+        frame_of(FrameKind::PayloadAt, &at)
     }
 
     /// The other end has nothing of ours any more: in a worker, after each payload.
@@ -227,16 +290,13 @@ impl Carrier {
         }
         let mut lost = Vec::new();
         let mut fds = batch.fds.into_iter();
-        for Record { number, uses } in records {
+        for Record { number, len, uses } in records {
             let uses =
                 uses.iter().map(|inner| self.arrived.get(inner).cloned().flatten()).collect();
             let attachment = match fds.next() {
                 None => None,
-                Some(fd) => {
-                    let sealed = Sealed::check(fd).map_err(|error| error.to_string())?;
-                    // Where there is no room for another mapping it is as good as lost.
-                    Attachment::received(sealed, uses).ok()
-                }
+                // Where there is no room for another mapping it is as good as lost.
+                Some(fd) => self.receive(fd, number, len, uses)?,
             };
             if attachment.is_none() {
                 lost.push(number);
@@ -244,6 +304,30 @@ impl Carrier {
             self.arrived.insert(number, attachment);
         }
         Ok(lost)
+    }
+
+    fn receive(
+        &self,
+        fd: OwnedFd,
+        number: u64,
+        len: u64,
+        uses: List,
+    ) -> Result<Option<Arc<Attachment>>, String> {
+        let refused = |error: io::Error| error.to_string();
+        let Some(returns) = &self.returns else {
+            let sealed = Sealed::check(fd, len).map_err(refused)?;
+            return Ok(Attachment::received(sealed, uses).ok());
+        };
+        let sealed = Sealed::check_lent(fd, len).map_err(refused)?;
+        if !sealed.is_lent() {
+            return Ok(Attachment::received(sealed, uses).ok());
+        }
+        let Ok(mapping) = sealed.map() else {
+            return Ok(None);
+        };
+        // Not before it is mapped: one that is lost is not given back, since the pool attaches it anew.
+        let back = Return { returns: Arc::clone(returns), number };
+        Ok(Some(Attachment::borrowed(mapping, uses, back)))
     }
 
     /// Takes the body of a `Uses` frame.
@@ -262,10 +346,30 @@ impl Carrier {
     pub(crate) fn take_lost(&mut self, body: &[u8]) -> Result<(), String> {
         let Forget(numbers) =
             codec::decode(body).map_err(|fault| format!("a lost attachment: {fault}"))?;
+        numbers.into_iter().for_each(|number| self.not_arrived(number));
+        Ok(())
+    }
+
+    /// Takes the body of a `Returned` frame: what the worker has mapped no more can be used again. One that says so
+    /// of what it has mapped will see what other jobs are given; it can change nothing.
+    pub(crate) fn take_returned(&mut self, body: &[u8]) -> Result<(), String> {
+        let Forget(numbers) =
+            codec::decode(body).map_err(|fault| format!("a returned attachment: {fault}"))?;
         for number in numbers {
-            self.known.remove(&number);
+            self.leases.0.remove(&number);
         }
         Ok(())
+    }
+
+    /// The payload that a frame says is attached; `None` if that has not arrived.
+    pub(crate) fn payload_at(
+        &self,
+        body: &[u8],
+    ) -> Result<Option<(Arc<Attachment>, usize)>, String> {
+        let PayloadAt { number, from } =
+            codec::decode(body).map_err(|fault| format!("a payload's place: {fault}"))?;
+        let attachment = self.arrived.get(&number).cloned().flatten();
+        Ok(attachment.map(|attachment| (attachment, from as usize)))
     }
 
     /// Takes the body of a `Forget` frame from a pool: gives back what need not be kept.

@@ -7,8 +7,12 @@
 //!
 //! [`carrier`] is one end of a control channel: which attachments the other end has, and what came from it.
 //! Nothing here knows pools or workers.
+//!
+//! What only goes from a pool to its workers, a job's arguments, is *lent*: in [`regions`] that are used again.
+//! What a worker sends, and what is shared, is sealed for good.
 
 pub(crate) mod carrier;
+pub(crate) mod regions;
 pub(crate) mod session;
 
 use std::any::Any;
@@ -22,6 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use nix::sys::resource::{Resource, getrlimit};
 use procpool_sys::fork;
 use procpool_sys::sealed::{Sealed, SealedMapping, Unsealed};
+
+use carrier::Return;
+use regions::Region;
 
 /// The part of this process's descriptors that attachments may hold. The rest is the program's own.
 const DESCRIPTORS_PART: u64 = 2;
@@ -44,8 +51,10 @@ pub(crate) struct Attachment {
     decoded: Mutex<Decoded>,
     /// Who is to be told when nobody here holds it any more.
     told: Mutex<Vec<Weak<dyn Forgets>>>,
-    /// For one that has no descriptor any more: a copy that has.
+    /// For one that has no descriptor to pass on, or only one that is lent: a copy that is sealed for good.
     copy: OnceLock<Arc<Attachment>>,
+    /// Says that this process has it mapped no more. The last field, since it is dropped after the mapping.
+    _return: Option<Return>,
 }
 
 impl fmt::Debug for Attachment {
@@ -57,8 +66,10 @@ impl fmt::Debug for Attachment {
 enum Content {
     /// With its descriptor, so that it can be passed on.
     Open { sealed: Sealed, mapping: OnceLock<SealedMapping>, _descriptor: Descriptor },
-    /// Its descriptor was given up, since this process has too many.
+    /// Its descriptor was given up, since this process has too many, or it was lent.
     Mapped(SealedMapping),
+    /// Ours, to lend.
+    Region(Arc<Region>),
 }
 
 /// The value that an attachment encodes, for as long as there is one.
@@ -87,8 +98,12 @@ struct Descriptor;
 static DESCRIPTORS: AtomicUsize = AtomicUsize::new(0);
 
 impl Descriptor {
-    /// `None` if this process holds too many.
+    /// `None` if this process holds too many, also without what it keeps for later.
     fn take() -> Option<Descriptor> {
+        Descriptor::take_one().or_else(|| regions::give_back().then(Descriptor::take_one)?)
+    }
+
+    fn take_one() -> Option<Descriptor> {
         static LIMIT: OnceLock<usize> = OnceLock::new();
         let limit = *LIMIT.get_or_init(|| {
             let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(DESCRIPTORS_ASSUMED, |l| l.0);
@@ -112,6 +127,10 @@ impl Drop for Descriptor {
 
 impl Attachment {
     fn new(content: Content, uses: List) -> Arc<Attachment> {
+        Attachment::returned(content, uses, None)
+    }
+
+    fn returned(content: Content, uses: List, back: Option<Return>) -> Arc<Attachment> {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         Arc::new(Attachment {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
@@ -120,7 +139,13 @@ impl Attachment {
             decoded: Mutex::default(),
             told: Mutex::default(),
             copy: OnceLock::new(),
+            _return: back,
         })
+    }
+
+    /// A copy of `bytes` that is lent to workers. `None` if there is none to be had.
+    pub(crate) fn lend(bytes: &[u8]) -> Option<Arc<Attachment>> {
+        Some(Attachment::new(Content::Region(Region::with(bytes)?), [].into()))
     }
 
     /// What was written and sealed here.
@@ -154,10 +179,17 @@ impl Attachment {
         Ok(Attachment::new(content, uses))
     }
 
+    /// What a pool has lent to this process. Its descriptor is not kept: it must not go anywhere else, since the
+    /// pool would not know who has it.
+    fn borrowed(mapping: SealedMapping, uses: List, back: Return) -> Arc<Attachment> {
+        Attachment::returned(Content::Mapped(mapping), uses, Some(back))
+    }
+
     /// Its bytes; an error if this process cannot map any more.
     pub(crate) fn bytes(&self) -> io::Result<&[u8]> {
         match &self.content {
             Content::Mapped(mapping) => Ok(mapping),
+            Content::Region(region) => Ok(region.lent().bytes()),
             Content::Open { sealed, mapping, .. } => {
                 if let Some(mapping) = mapping.get() {
                     return Ok(mapping);
@@ -171,6 +203,7 @@ impl Attachment {
     pub(crate) fn len(&self) -> usize {
         match &self.content {
             Content::Mapped(mapping) => mapping.len(),
+            Content::Region(region) => region.lent().bytes().len(),
             Content::Open { sealed, .. } => sealed.len(),
         }
     }
@@ -179,22 +212,41 @@ impl Attachment {
         &self.uses
     }
 
-    /// The same content with a descriptor to pass on. `None` if this process has none to spare.
+    /// The same content with a descriptor to pass on to a worker of ours. `None` if this process has none to
+    /// spare.
     pub(crate) fn to_pass_on(self: &Arc<Self>) -> Option<Arc<Attachment>> {
-        let Content::Mapped(mapping) = &self.content else {
-            return Some(Arc::clone(self));
+        match &self.content {
+            Content::Open { .. } | Content::Region(_) => Some(Arc::clone(self)),
+            Content::Mapped(_) => self.sealed_for_good(),
+        }
+    }
+
+    /// The same content with a descriptor to pass on to anybody.
+    pub(crate) fn sealed_for_good(self: &Arc<Self>) -> Option<Arc<Attachment>> {
+        let bytes: &[u8] = match &self.content {
+            Content::Open { .. } => return Some(Arc::clone(self)),
+            Content::Mapped(mapping) => mapping,
+            Content::Region(region) => region.lent().bytes(),
         };
         if let Some(copy) = self.copy.get() {
             return Some(Arc::clone(copy));
         }
-        let copy = Attachment::of_bytes(mapping, Arc::clone(&self.uses))?;
+        let copy = Attachment::of_bytes(bytes, Arc::clone(&self.uses))?;
         Some(Arc::clone(self.copy.get_or_init(|| copy)))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.content {
             Content::Open { sealed, .. } => Some(sealed.as_fd()),
+            Content::Region(region) => Some(region.lent().as_fd()),
             Content::Mapped(_) => None,
+        }
+    }
+
+    fn region(&self) -> Option<&Arc<Region>> {
+        match &self.content {
+            Content::Region(region) => Some(region),
+            Content::Open { .. } | Content::Mapped(_) => None,
         }
     }
 

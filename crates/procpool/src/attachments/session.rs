@@ -10,7 +10,7 @@ use procpool_wire::attach::USES_MAX;
 use procpool_wire::codec::{self, CodecFault};
 use serde::Serialize;
 
-use super::{Attachment, List};
+use super::{Attachment, List, find};
 
 /// The attachments of an encoded value, by their places, while it is made.
 #[derive(Default)]
@@ -18,6 +18,15 @@ pub(crate) struct Collected {
     items: Vec<Arc<Attachment>>,
     /// The length of all `Bytes`, as often as they occur.
     bytes: u64,
+}
+
+/// Where what is encoded goes, which says what memory its attachments may be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To workers of a pool of this process, as a job's argument: it can be lent.
+    Workers,
+    /// Anywhere: it has to be sealed for good.
+    Anywhere,
 }
 
 /// Whether attachments are collected on this thread. Apart from the list, so that the many values without
@@ -32,6 +41,7 @@ enum Mode {
 
 thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Closed) };
+    static REACH: Cell<Reach> = const { Cell::new(Reach::Anywhere) };
     static COLLECTED: RefCell<Collected> = RefCell::default();
     static SOURCE: RefCell<Option<List>> = const { RefCell::new(None) };
 }
@@ -54,12 +64,14 @@ impl Collected {
 /// What the thread was doing before; put back at the end, also by a panic.
 struct Before {
     mode: Mode,
+    reach: Reach,
     /// A `Serialize` may itself submit: then the list in the making is put aside.
     collected: Option<Collected>,
 }
 
 impl Drop for Before {
     fn drop(&mut self) {
+        REACH.set(self.reach);
         if MODE.replace(self.mode) == Mode::Used || self.collected.is_some() {
             let before = self.collected.take().unwrap_or_default();
             // Dropped after the borrow has ended.
@@ -70,9 +82,14 @@ impl Drop for Before {
 
 /// Runs `encode`. The attachments that it refers to go into `into`, behind those that are there.
 pub(crate) fn collect<R>(into: &mut Collected, encode: impl FnOnce() -> R) -> R {
+    collect_for(Reach::Anywhere, into, encode)
+}
+
+/// As [`collect`], for those who are known.
+pub(crate) fn collect_for<R>(reach: Reach, into: &mut Collected, encode: impl FnOnce() -> R) -> R {
     let start = if into.is_empty() { Mode::Open } else { Mode::Used };
     let mode = MODE.replace(start);
-    let mut before = Before { mode, collected: None };
+    let mut before = Before { mode, reach: REACH.replace(reach), collected: None };
     if mode == Mode::Used || start == Mode::Used {
         before.collected = Some(COLLECTED.replace(std::mem::take(into)));
     }
@@ -94,6 +111,18 @@ pub(crate) fn adopt(collected: Collected) {
 /// True if attachments are being collected.
 pub(crate) fn is_open() -> bool {
     MODE.get() != Mode::Closed
+}
+
+/// Where what is being encoded goes.
+pub(crate) fn reach() -> Reach {
+    REACH.get()
+}
+
+/// True if the job that is running was given the attachment.
+pub(crate) fn is_given(attachment: &Attachment) -> bool {
+    SOURCE.with_borrow(|source| {
+        source.as_ref().is_some_and(|list| find(list, attachment.number).is_some())
+    })
 }
 
 /// Where the attachment stands in the list; `None` if that is full, or not there.

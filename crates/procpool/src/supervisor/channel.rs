@@ -53,6 +53,15 @@ struct Sent {
     entry: Entry,
     ticket: Ticket,
     stopping: Option<StopReason>,
+    payload: Delivery,
+}
+
+/// How often arguments that are too long for the shared memory were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    Once,
+    /// The memory that they are in did not arrive, so they came over the socket as well.
+    Twice,
 }
 
 /// Bytes that wait to be written to the control channel.
@@ -227,18 +236,13 @@ impl PoolChannel {
             return Err(entry);
         }
         if let Some((streamed, from)) = streamed {
-            let head = frame::header(FrameKind::Payload, (streamed.bytes().len() - from) as u64);
-            if let Some(list) = &streamed.attachments {
-                self.attach(list);
-                self.outgoing.push_back(Outgoing::Frame(Carrier::uses_frame(list, None), 0));
-            }
-            self.outgoing.push_back(Outgoing::Frame(head.to_vec(), 0));
-            self.outgoing.push_back(Outgoing::Payload(streamed, from));
+            self.send_streamed(streamed, from);
         }
         if let Some(after) = entry.first_look() {
             self.first_look = Some(self.first_look.map_or(after, |first| first.min(after)));
         }
-        self.sent[index as usize] = Some(Sent { entry, ticket, stopping: None });
+        let sent = Sent { entry, ticket, stopping: None, payload: Delivery::Once };
+        self.sent[index as usize] = Some(sent);
         self.order.push_back(ticket);
         self.in_flight += 1;
         if let Some(quota) = &mut self.quota {

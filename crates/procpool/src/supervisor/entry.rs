@@ -9,13 +9,17 @@ use procpool_wire::block::{
 use procpool_wire::elements::{self, Kind, WORD};
 
 use super::cpu_limit;
-use crate::attachments::List;
 use crate::attachments::session::Collected;
+use crate::attachments::{Attachment, List};
 use crate::cell::{Bytes, Ended, JobCell, Part, Value};
 use crate::job_error::{EndedBy, JobError, Limit, Phase, Timeout};
 use crate::leaks::Leaked;
 use crate::report::Report;
 use crate::worker::recorded_error;
+
+/// Encoded arguments of this length and more are lent. Below it, the messages that pass a descriptor on and bring
+/// it back cost more than the copies through a socket.
+const LEND_FROM: usize = 256 * 1024;
 
 /// Encoded arguments. The long ones are shared with what is being written to a worker.
 pub(crate) enum Payload {
@@ -25,16 +29,42 @@ pub(crate) enum Payload {
     Streamed(Arc<Streamed>),
 }
 
-/// Encoded arguments that travel on the control channel.
+/// Encoded arguments that travel on the control channel, or beside it.
 pub(crate) struct Streamed {
-    bytes: Vec<u8>,
+    bytes: Place,
     /// What they refer to.
     pub(crate) attachments: Option<List>,
 }
 
+/// Where encoded arguments are.
+enum Place {
+    /// They are written to the channel.
+    Here(Vec<u8>),
+    /// Their memory goes beside it.
+    Lent(Arc<Attachment>),
+}
+
 impl Streamed {
+    fn new(elements: &[u8], attachments: Option<List>) -> Streamed {
+        let lent = (elements.len() >= LEND_FROM).then(|| Attachment::lend(elements)).flatten();
+        let bytes = lent.map_or_else(|| Place::Here(elements.to_vec()), Place::Lent);
+        Streamed { bytes, attachments }
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        match &self.bytes {
+            Place::Here(bytes) => bytes,
+            // It was mapped when it was made.
+            Place::Lent(attachment) => attachment.bytes().unwrap_or_default(),
+        }
+    }
+
+    /// The memory that they are in, if that goes beside the channel.
+    pub(crate) fn lent(&self) -> Option<&Arc<Attachment>> {
+        match &self.bytes {
+            Place::Here(_) => None,
+            Place::Lent(attachment) => Some(attachment),
+        }
     }
 }
 
@@ -44,7 +74,7 @@ impl Payload {
         // What is attached comes before the payload on the control channel, so it is there when the payload
         // is: a job that has attachments needs no other rule.
         if attachments.is_some() || elements.len() / WORD > INLINE_WORDS_MAX {
-            Payload::Streamed(Arc::new(Streamed { bytes: elements.to_vec(), attachments }))
+            Payload::Streamed(Arc::new(Streamed::new(elements, attachments)))
         } else {
             Payload::Inline(Bytes::from_slice(elements))
         }
@@ -53,7 +83,7 @@ impl Payload {
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Payload::Inline(bytes) => bytes,
-            Payload::Streamed(streamed) => &streamed.bytes,
+            Payload::Streamed(streamed) => streamed.bytes(),
         }
     }
 }
@@ -210,8 +240,9 @@ impl Entry {
         let Payload::Streamed(streamed) = &self.payload else {
             return None;
         };
-        let rest = elements::skip(&streamed.bytes, self.done as usize)?;
-        Some((Arc::clone(streamed), streamed.bytes.len() - rest.len()))
+        let bytes = streamed.bytes();
+        let rest = elements::skip(bytes, self.done as usize)?;
+        Some((Arc::clone(streamed), bytes.len() - rest.len()))
     }
 
     /// What the arguments refer to.

@@ -47,6 +47,7 @@ use procpool_sys::spawn::Process;
 use procpool_wire::frame::FrameKind;
 
 use crate::Error;
+use crate::attachments::regions::Keeper;
 use crate::builder::{Settings, Shutdown};
 use crate::cell::Callbacks;
 use crate::events::{self, Hub, StopStage};
@@ -188,6 +189,8 @@ pub(crate) struct Supervisor {
     /// If idle workers leave.
     idle: Option<IdleWatch>,
     server: Option<ForkServer>,
+    /// Of the memory that is lent to workers.
+    keeper: Keeper,
     spares: Vec<Option<Spare>>,
     /// Slots whose results are looked for without being asked to.
     hot: Vec<usize>,
@@ -303,6 +306,7 @@ impl Supervisor {
             workers,
             idle,
             server: None,
+            keeper: Keeper::new(),
             spares: (0..spares).map(|_| None).collect(),
             hot: Vec::new(),
             buffer: vec![0; READ_MAX],
@@ -348,6 +352,7 @@ impl Supervisor {
             hangup.map(|at| at + HANGUP_GRACE_NS),
             self.inner.dispatch().due(),
             self.idle.as_ref().and_then(IdleWatch::due),
+            self.keeper.due(),
         ];
         let Some(due) = due.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
@@ -508,6 +513,7 @@ impl Supervisor {
             self.events.push(Event::Tick);
             self.handle_events();
         }
+        self.keeper.tidy(now);
     }
 
     /// Reads what a worker has sent, frames first.

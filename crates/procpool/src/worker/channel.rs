@@ -5,16 +5,19 @@ use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use interprocess::os::unix::uds_local_socket::Stream;
 use procpool_sys::channel;
+use procpool_wire::attach::Again;
+use procpool_wire::block::Ticket;
 use procpool_wire::codec;
 use procpool_wire::frame::{self, Decoder, Frame, FrameKind, HEADER_LEN};
 use procpool_wire::handshake::Setup;
 
 use super::contained;
 use crate::attachments::carrier::Carrier;
-use crate::attachments::{self, List};
+use crate::attachments::{self, Attachment, List};
 
 /// Bytes read at a time until more come: memory that is not touched costs a new process nothing.
 const READ_FIRST: usize = 4 * 1024;
@@ -27,14 +30,38 @@ pub(super) struct WorkerChannel {
     buffer: Vec<u8>,
     /// Arguments that have arrived before their jobs were looked at.
     payloads: VecDeque<Payload>,
+    /// Arguments that were asked for again.
+    again: Option<Vec<u8>>,
     carrier: Carrier,
 }
 
 /// Arguments that did not fit into the shared memory.
 pub(super) struct Payload {
-    pub(super) bytes: Vec<u8>,
+    pub(super) place: Place,
     /// What they refer to.
     pub(super) attachments: Option<List>,
+}
+
+/// Where such arguments are.
+pub(super) enum Place {
+    Here(Vec<u8>),
+    /// In memory that the pool has lent, from there on.
+    Lent(Arc<Attachment>, usize),
+    /// In memory that did not arrive.
+    Lost,
+}
+
+impl Place {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Place::Here(bytes) => bytes,
+            // It was mapped when it came.
+            Place::Lent(attachment, from) => {
+                attachment.bytes().unwrap_or_default().get(*from..).unwrap_or_default()
+            }
+            Place::Lost => &[],
+        }
+    }
 }
 
 /// What the pool wants.
@@ -63,7 +90,8 @@ impl WorkerChannel {
             decoder: Decoder::default(),
             buffer: vec![0; READ_FIRST],
             payloads: VecDeque::new(),
-            carrier: Carrier::default(),
+            again: None,
+            carrier: Carrier::of_worker(),
         })
     }
 
@@ -124,8 +152,15 @@ impl WorkerChannel {
             FrameKind::Bye => return Ok(Word::Bye),
             FrameKind::Payload => {
                 let attachments = self.carrier.take_list(None);
-                self.payloads.push_back(Payload { bytes: frame.body, attachments });
+                self.payloads.push_back(Payload { place: Place::Here(frame.body), attachments });
             }
+            FrameKind::PayloadAt => {
+                let place = self.carrier.payload_at(&frame.body).map_err(io::Error::other)?;
+                let place = place.map_or(Place::Lost, |(lent, from)| Place::Lent(lent, from));
+                let attachments = self.carrier.take_list(None);
+                self.payloads.push_back(Payload { place, attachments });
+            }
+            FrameKind::PayloadAgain => self.again = Some(frame.body),
             FrameKind::Attach => {
                 let lost = self.carrier.take_attach(&frame.body).map_err(io::Error::other)?;
                 if !lost.is_empty() {
@@ -147,6 +182,7 @@ impl WorkerChannel {
     pub(super) fn next_word(&mut self) -> Word {
         let mut word = None;
         while word.is_none() {
+            self.give_back();
             let read = self.read(|channel, frame| {
                 let new = channel.take(frame)?;
                 if word != Some(Word::Bye) {
@@ -199,6 +235,28 @@ impl WorkerChannel {
                 return payload;
             }
             self.next_word();
+        }
+    }
+
+    /// The arguments of this job, whose memory did not arrive.
+    pub(super) fn payload_again(&mut self, ticket: Ticket) -> Vec<u8> {
+        let mut body = Vec::new();
+        let again = Again { index: ticket.index, generation: ticket.generation };
+        // Numbers always encode.
+        let _ = codec::encode_into(&again, None, &mut body);
+        self.send(FrameKind::Again, &body);
+        loop {
+            if let Some(bytes) = self.again.take() {
+                return bytes;
+            }
+            self.next_word();
+        }
+    }
+
+    /// Tells the pool what of its memory is not mapped here any more.
+    fn give_back(&mut self) {
+        if let Some(frame) = self.carrier.returned_frame() {
+            self.write(&frame);
         }
     }
 

@@ -17,7 +17,7 @@ use procpool_wire::elements::{self, Kind, WORD};
 use procpool_wire::frame::FrameKind;
 use procpool_wire::handshake::{Form, Setup};
 
-use super::channel::{Word, WorkerChannel};
+use super::channel::{Place, Word, WorkerChannel};
 use super::upkeep::{Finding, Upkeep};
 use super::{SharedBlock, TASK_LIST, Unresolved, contained, fault, hook, resolve_named};
 use crate::attachments::List;
@@ -47,6 +47,8 @@ pub(crate) struct Running {
     body: Vec<u8>,
     /// Where the elements begin in `body`.
     elements_at: usize,
+    /// Where they are if they did not fit into the shared memory.
+    streamed: Option<Place>,
     /// What the arguments refer to.
     attachments: Option<List>,
     /// The encoded result.
@@ -127,6 +129,7 @@ pub(super) fn serve(
         header,
         body: Vec::new(),
         elements_at: 0,
+        streamed: None,
         attachments: None,
         scratch: Vec::new(),
         element: 0,
@@ -209,8 +212,7 @@ impl Running {
         self.elements_at = (header.name_len as usize).next_multiple_of(WORD);
         if let Body::Streamed(_) = body {
             let payload = self.channel.next_payload();
-            self.body.truncate(self.elements_at);
-            self.body.extend_from_slice(&payload.bytes);
+            self.streamed = Some(payload.place);
             self.attachments = payload.attachments;
             self.look_at_clock();
         }
@@ -219,8 +221,12 @@ impl Running {
                 // A job has scribbled over the claim table. To skip this one would be to lose it.
                 contained::kill_self();
             }
-            self.attachments = None;
+            (self.streamed, self.attachments) = (None, None);
             return;
+        }
+        if let Some(Place::Lost) = self.streamed {
+            self.streamed = Some(Place::Here(self.channel.payload_again(header.ticket)));
+            self.look_at_clock();
         }
         if self.seat == Seat::Untold {
             self.take_seat();
@@ -241,7 +247,7 @@ impl Running {
             self.run_named(&name);
         }
         self.end.set_phase(0, Phase::Idle);
-        self.attachments = None;
+        (self.streamed, self.attachments) = (None, None);
     }
 
     /// A spare has become the worker of a slot.
@@ -295,7 +301,8 @@ impl Running {
         encode: impl Fn(&R, Option<u64>, &mut Vec<u8>) -> Result<(), CodecFault>,
     ) {
         let body = mem::take(&mut self.body);
-        let mut rest = &body[self.elements_at..];
+        let streamed = self.streamed.take();
+        let mut rest = streamed.as_ref().map_or(&body[self.elements_at..], Place::bytes);
         let end = self.header.first + self.header.count;
         for element in self.header.first..end {
             let Some((_, argument, next)) = elements::split_first(rest) else {
@@ -348,7 +355,10 @@ impl Running {
         scratch.clear();
         let mut attached = Collected::default();
         let limit = self.payload_limit;
-        match session::collect(&mut attached, || encode(&result, limit, &mut scratch)) {
+        let encode = || encode(&result, limit, &mut scratch);
+        // What the job was given can go back as what it is.
+        let encode = || session::with_source(self.attachments.as_ref(), encode);
+        match session::collect(&mut attached, encode) {
             Ok(()) if attached.is_empty() => self.record(Kind::Value, &scratch),
             Ok(()) => self.record_attached::<R>(&scratch, attached),
             Err(fault) => {

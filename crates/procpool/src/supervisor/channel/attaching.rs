@@ -3,15 +3,18 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use procpool_sys::channel;
-use procpool_wire::attach::USES_MAX;
-use procpool_wire::block::ResultHeader;
-use procpool_wire::frame::{Frame, FrameKind};
+use procpool_wire::attach::{Again, USES_MAX};
+use procpool_wire::block::{ResultHeader, Ticket};
+use procpool_wire::codec;
+use procpool_wire::frame::{self, Frame, FrameKind};
 
-use super::{Outgoing, PoolChannel};
+use super::{Delivery, Outgoing, PoolChannel};
+use crate::attachments::carrier::Carrier;
 use crate::attachments::{Forgets, List};
+use crate::supervisor::entry::Streamed;
 
 /// What became of a frame.
 pub(super) enum Flushed {
@@ -23,7 +26,8 @@ pub(super) enum Flushed {
 
 /// True for frames that this file is about.
 pub(super) fn is_of_attachments(kind: FrameKind) -> bool {
-    matches!(kind, FrameKind::Attach | FrameKind::Uses | FrameKind::Forget)
+    use FrameKind::{Again, Attach, Forget, Returned, Uses};
+    matches!(kind, Attach | Uses | Forget | Returned | Again)
 }
 
 impl PoolChannel {
@@ -36,6 +40,46 @@ impl PoolChannel {
     pub(crate) fn attach(&mut self, list: &List) {
         let frames = self.carrier.attach(list, None);
         self.outgoing.extend(frames.into_iter().map(Outgoing::Attach));
+    }
+
+    /// Queues arguments that do not fit into the shared memory, from there on, behind what they refer to.
+    pub(super) fn send_streamed(&mut self, streamed: Arc<Streamed>, from: usize) {
+        if let Some(lent) = streamed.lent() {
+            self.attach(&[Some(Arc::clone(lent))].into());
+        }
+        if let Some(list) = &streamed.attachments {
+            self.attach(list);
+            self.outgoing.push_back(Outgoing::Frame(Carrier::uses_frame(list, None), 0));
+        }
+        match streamed.lent() {
+            Some(lent) => {
+                let frame = Carrier::payload_frame(lent, from);
+                self.outgoing.push_back(Outgoing::Frame(frame, 0));
+            }
+            None => self.stream_payload(FrameKind::Payload, streamed, from),
+        }
+    }
+
+    fn stream_payload(&mut self, kind: FrameKind, streamed: Arc<Streamed>, from: usize) {
+        let head = frame::header(kind, (streamed.bytes().len() - from) as u64);
+        self.outgoing.push_back(Outgoing::Frame(head.to_vec(), 0));
+        self.outgoing.push_back(Outgoing::Payload(streamed, from));
+    }
+
+    /// The memory that a job's arguments are in has not arrived: they are sent through the socket, once.
+    fn send_again(&mut self, body: &[u8]) -> Result<(), String> {
+        let Again { index, generation } =
+            codec::decode(body).map_err(|fault| format!("a missing payload: {fault}"))?;
+        let sent = self.sent.get_mut(index as usize).and_then(Option::as_mut);
+        // It has claimed the job before it asks, so the job is there.
+        let sent = sent.filter(|sent| sent.ticket == Ticket { index, generation });
+        let sent = sent.filter(|sent| sent.payload == Delivery::Once);
+        let sent = sent.ok_or("a payload that is not missing")?;
+        let (streamed, from) = sent.entry.streamed().ok_or("a payload that was not attached")?;
+        sent.payload = Delivery::Twice;
+        self.stream_payload(FrameKind::PayloadAgain, streamed, from);
+        self.flush();
+        Ok(())
     }
 
     /// Tells the worker which attachments it need not keep, if it has some of them.
@@ -76,6 +120,8 @@ impl PoolChannel {
         let taken = match frame.kind {
             FrameKind::Attach => self.carrier.take_attach(&frame.body).map(drop),
             FrameKind::Uses => self.carrier.take_uses(&frame.body),
+            FrameKind::Returned => self.carrier.take_returned(&frame.body),
+            FrameKind::Again => self.send_again(&frame.body),
             _ => self.carrier.take_lost(&frame.body),
         };
         if let Err(fault) = taken {
