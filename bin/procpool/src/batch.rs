@@ -7,9 +7,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use procpool::{JobError, JobFuture, JobId, ProcessPool, Shutdown};
@@ -20,6 +21,7 @@ use crate::exit_code;
 use crate::gate::Gate;
 use crate::halt::{Halt, Tally, When};
 use crate::input::{Input, Inputs};
+use crate::interrupt::Jobs;
 use crate::progress::{self, Progress};
 use crate::record::{Outcome, Record, Run, Verdict};
 use crate::report::{self, Unwritable};
@@ -43,6 +45,8 @@ pub(crate) enum Event {
     Ended(u64, SystemTime),
     /// SIGINT or SIGTERM.
     Interrupted,
+    /// The program was stopped for so long, and its jobs with it.
+    WentOn(Duration),
 }
 
 /// The channel in which events come.
@@ -50,6 +54,7 @@ pub(crate) enum Event {
 pub(crate) struct Events {
     pub(crate) sender: Sender<Event>,
     pub(crate) receiver: Receiver<Event>,
+    pub(crate) jobs: Jobs,
 }
 
 struct Active<V> {
@@ -113,7 +118,7 @@ impl Options {
 /// Runs a batch to its end; answers the exit code.
 pub(crate) fn run<W: Work>(
     work: W,
-    pool: &ProcessPool,
+    pool: &Arc<ProcessPool>,
     inputs: Inputs,
     options: Options,
     books: Books,
@@ -128,6 +133,7 @@ pub(crate) fn run<W: Work>(
         }
         _ => (inputs, options.total),
     };
+    events.jobs.are_in(pool);
     let wanted = read_inputs(inputs, events.sender.clone())?;
     let mut batch = Batch {
         work,
@@ -256,6 +262,10 @@ impl<W: Work> Batch<'_, W> {
                 Some(Event::NoMoreInputs(error)) => self.end_inputs(error),
                 Some(Event::Ended(number, end)) => self.end_attempt(number, end)?,
                 Some(Event::Interrupted) => self.interrupt(),
+                Some(Event::WentOn(after)) => {
+                    self.options.gate.put_off(after);
+                    self.options.progress.put_off(after);
+                }
             }
         }
     }

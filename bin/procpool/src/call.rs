@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str;
+use std::sync::Arc;
 
 use anyhow::Context;
 use procpool::{JobError, ProcessPool, ProcessPoolBuilder, TaskInfo};
@@ -48,12 +49,13 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
         Ok(opened) => opened,
         Err(refusal) => return Ok(refusal.say()),
     };
+    let events = interrupt::events(None)?;
     settings.prepare_process()?;
     let mut builder = settings.apply(builder).retries(settings.retries);
     if let Some(limit) = settings.cpu_timeout {
         builder = builder.cpu_timeout(limit);
     }
-    let pool = builder.build().context("cannot make a pool")?;
+    let pool = Arc::new(builder.build().context("cannot make a pool")?);
     // The pool does retries.
     let options = Options { retries: 0, ..Options::new(settings, !input::is_terminal(file)) };
     let work = Calls {
@@ -65,7 +67,7 @@ pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
         is_json: settings.json,
         results,
     };
-    batch::run(work, &pool, inputs, options, books, interrupt::events(None)?)
+    batch::run(work, &pool, inputs, options, books, events)
 }
 
 /// All of `procpool tasks`; answers the exit code.

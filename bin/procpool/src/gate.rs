@@ -40,6 +40,11 @@ impl Gate {
         !self.delay.is_zero() || self.memfree.is_some()
     }
 
+    /// The program was stopped for so long.
+    pub(crate) fn put_off(&mut self, by: Duration) {
+        self.opens_at = self.opens_at.map(|opens_at| opens_at + by);
+    }
+
     /// Lets one job start now, or says when to ask again.
     pub(crate) fn pass(&mut self, now: Instant) -> Result<(), Wait> {
         self.pass_with(now, available_memory)
@@ -91,6 +96,9 @@ mod tests {
             Err(Wait { until: next, news: None })
         );
         assert_eq!(gate.pass(next), Ok(()));
+        gate.put_off(Duration::from_secs(10));
+        let next = next + Duration::from_secs(12);
+        assert_eq!(gate.pass(start + Duration::from_secs(13)).unwrap_err().until, next);
     }
 
     #[test]

@@ -104,6 +104,14 @@ impl Progress {
         self.next
     }
 
+    /// The program was stopped for so long, which is no part of any time that is shown.
+    pub(crate) fn put_off(&mut self, by: Duration) {
+        self.begun += by;
+        for (_, since) in self.slots.iter_mut().flatten() {
+            *since += by;
+        }
+    }
+
     /// Shows it. Call it when it is time.
     pub(crate) fn show(&mut self, state: &State<'_>, now: Instant) {
         let text = text(state, now - self.begun);
@@ -245,6 +253,18 @@ mod tests {
         assert_eq!(lines.len(), SLOTS_MAX);
         assert_eq!(lines[0], "slot 1: 0:00 `x\\n`");
         assert_eq!(lines[SLOTS_MAX - 1], "and 4 more");
+    }
+
+    #[test]
+    fn a_stop_is_no_time_of_a_slot() {
+        let mut progress = Progress::new(Show::Never, true);
+        let state = State { slots: vec![(1, b"x")], ..state(0, 0, None) };
+        let begun = progress.begun;
+        progress.slot_lines(&state, begun);
+        progress.put_off(Duration::from_secs(60));
+        let lines = progress.slot_lines(&state, begun + Duration::from_secs(65));
+        assert_eq!(lines, ["slot 1: 0:05 `x`"]);
+        assert_eq!(progress.begun, begun + Duration::from_secs(60));
     }
 
     #[test]

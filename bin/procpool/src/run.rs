@@ -1,6 +1,7 @@
 //! `procpool run`: a command once for each input.
 
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -151,7 +152,7 @@ fn run_batch(
     let events = interrupt::events(Some(work.printer.spill.clone()))?;
     settings.prepare_process()?;
     let builder = settings.apply(ProcessPool::builder()).initializer(command::prepare, setup);
-    let pool = builder.build().context("cannot make a pool")?;
+    let pool = Arc::new(builder.build().context("cannot make a pool")?);
     batch::run(work, &pool, inputs, options, books, events)
 }
 

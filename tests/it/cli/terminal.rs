@@ -12,8 +12,9 @@ use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{GUEST, PROCPOOL};
-use crate::support::{Guest, Meeting, TempDir, is_alive, test, wait_gone, wait_until};
+use super::{GUEST, PROCPOOL, start};
+use crate::life::fixture::is_installed;
+use crate::support::{Guest, Meeting, TempDir, describe, is_alive, test, wait_gone, wait_until};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
@@ -130,33 +131,117 @@ fn the_second_ctrl_c_stops_what_runs() {
     });
 }
 
-/// Goal: a program that was suspended by Ctrl-Z does not blame its jobs for the time: one that has ended
-/// meanwhile has ended in time.
-/// Method: a shell has the terminal, as always where Ctrl-Z means something. The job ends while the program
-/// is suspended, and the program goes on long after the job's limit.
+/// Goal: Ctrl-Z stops the jobs and the clocks, and gives the terminal back to the shell; `fg` continues both, and Ctrl-C
+/// works as before.
+/// Method: bash, as a person uses it, has the terminal. The program stays stopped for longer than the job may run.
 /// Covers: F-67
 #[test]
-fn ctrl_z_costs_no_job_its_time() {
-    const LIMIT: Duration = Duration::from_millis(1500);
+fn ctrl_z_stops_jobs_and_clocks_and_fg_continues_them() {
+    const LIMIT: Duration = Duration::from_millis(2000);
+    if !is_installed("bash") {
+        return;
+    }
     test(|| {
-        let meeting = Meeting::new();
-        let script = "set -m; \"$@\"; echo suspended: $?; read key; fg; echo ended: $?";
+        let (meeting, dir) = (Meeting::new(), TempDir::new());
+        let log = dir.path().join("log");
         let limit = format!("--timeout={}ms", LIMIT.as_millis());
-        let program = [PROCPOOL, "run", &limit, GUEST, &meeting.path(), ":::", "one"];
-        let mut terminal = Terminal::start(&[&["sh", "-c", script, "sh"], &program[..]].concat());
+        let line = format!(
+            "{PROCPOOL} run -j1 {limit} --joblog {} {GUEST} {} ::: one two three\n",
+            log.display(),
+            meeting.path()
+        );
+        let mut terminal = Terminal::start(&["bash", "--norc", "--noprofile", "-i"]);
+        terminal.press(&line);
         let guest = meeting.next();
         let job = pid(&guest);
+        terminal.see("slot 1: 0:00 `one`");
         terminal.press(CTRL_Z);
-        terminal.see("suspended: 148");
+        terminal.see("Stopped");
+        wait_stopped(job);
         guest.go();
-        wait_gone(job);
         // The limit has to pass. With less than that the test would see nothing.
         thread::sleep(LIMIT + LIMIT / 10);
-        terminal.press("\n");
-        terminal.see("ended: ");
+        terminal.press("echo has-it:$((6*7))\n");
+        terminal.see("has-it:42");
+        assert!(is_alive(job));
+        terminal.press("fg\n");
+        // It had as much of its time as it had before.
+        terminal.see("one\r\n");
+        let guest = meeting.next();
+        terminal.see("1 of 3 done");
+        terminal.press(CTRL_C);
+        terminal.see("interrupted: nothing new is started");
+        guest.go();
+        terminal.press("echo ended: $?\n");
+        terminal.see("ended: 130");
+        terminal.press("exit\n");
         let (_, screen) = terminal.end();
-        assert!(screen.contains("one\r\n") && screen.contains("ended: 0"), "{screen}");
+        assert!(screen.contains("two\r\n"), "{screen}");
+        let log = fs::read_to_string(log).unwrap();
+        let done = log.lines().filter(|line| line.contains("\"succeeded\"")).count();
+        assert_eq!(done, 2, "{log}");
     });
+}
+
+/// Goal: SIGTSTP and SIGCONT do the same without a terminal, once and again, to `run` and to what runs below its command.
+/// Covers: F-67
+#[test]
+fn signals_stop_and_continue_jobs_and_clocks() {
+    const LIMIT: Duration = Duration::from_millis(1000);
+    test(|| {
+        let meeting = Meeting::new();
+        let script = format!("'{GUEST}' '{}' $0; :", meeting.path());
+        let args = ["run", "--timeout=1s", "sh", "-c", &script, ":::", "one"];
+        let started = start(&args, Stdio::null());
+        let guest = meeting.next();
+        let (program, job) = (started.child.id(), pid(&guest));
+        for _ in 0..2 {
+            started.signal(Signal::SIGTSTP);
+            wait_stopped(program);
+            wait_stopped(job);
+            // The limit has to pass. With less than that the test would see nothing.
+            thread::sleep(LIMIT + LIMIT / 10);
+            started.signal(Signal::SIGCONT);
+            wait_until("the job goes on", || !describe(job).contains(") T "));
+        }
+        guest.go();
+        let ran = started.finish();
+        assert_eq!((ran.code, ran.out()), (0, "one\n"), "{ran:#?}");
+    });
+}
+
+/// Goal: a program that is killed while it is stopped leaves nothing behind, nor one that is told to end.
+#[test]
+fn a_stopped_program_can_be_ended() {
+    test(|| {
+        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+            let meeting = Meeting::new();
+            // The second signal stops what runs.
+            let script = format!("trap '' HUP; '{GUEST}' '{}' $0", meeting.path());
+            let args = ["run", "-j1", "sh", "-c", &script, ":::", "one"];
+            let mut started = start(&args, Stdio::null());
+            let guest = meeting.next();
+            let (program, job) = (started.child.id(), pid(&guest));
+            started.signal(Signal::SIGTSTP);
+            wait_stopped(program);
+            wait_stopped(job);
+            started.signal(signal);
+            if signal == Signal::SIGTERM {
+                started.signal(Signal::SIGCONT);
+                started.wait_to_say("interrupted: nothing new is started");
+                guest.go();
+                assert_eq!(started.finish().code, 0);
+            } else {
+                assert_eq!(started.end().0.code, 128 + 9);
+            }
+            wait_gone(job);
+        }
+    });
+}
+
+/// A stop takes effect a moment after it was sent.
+fn wait_stopped(pid: u32) {
+    wait_until("it is stopped", || describe(pid).contains(") T "));
 }
 
 /// The program with its streams in files, and its input at a terminal if there is one.
