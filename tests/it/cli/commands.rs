@@ -1,9 +1,11 @@
 //! How a command's end becomes a verdict, and what is left of it: nothing.
 
 use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
 use super::{GUEST, procpool, start};
-use crate::support::{Meeting, TempDir, test};
+use crate::support::{Meeting, Random, TempDir, test, test_within};
 
 /// Goal: the number of failed jobs is the exit code, and each is told with number, input and cause.
 #[test]
@@ -175,5 +177,31 @@ fn a_command_runs_in_the_surroundings_of_the_program() {
         let here = std::env::current_dir().unwrap();
         let expected = format!("{}\n0\nend\n", here.display());
         assert_eq!((ran.code, ran.out()), (0, &expected[..]), "{ran:#?}");
+    });
+}
+
+/// Goal: real work gives what xargs gives, byte for byte: five thousand files, each compressed by a program of its own.
+#[test]
+fn five_thousand_files_are_compressed_as_by_xargs() {
+    const FILES: u32 = 5000;
+    test_within(Duration::from_secs(180), || {
+        let dir = TempDir::new();
+        let mut random = Random::new();
+        let mut list = String::new();
+        for n in 0..FILES {
+            let path = dir.path().join(format!("{n}.txt"));
+            let text: String =
+                (0..random.below(40)).map(|_| random.below(1000).to_string()).collect();
+            fs::write(&path, text).unwrap();
+            list.push_str(&format!("{}\n", path.display()));
+        }
+        let file = dir.path().join("list");
+        fs::write(&file, list).unwrap();
+        let file = file.to_str().unwrap();
+        let xargs = Command::new("xargs").args(["-a", file, "-n1", "gzip", "-c"]).output().unwrap();
+        let ran = procpool(&["run", "-k", "gzip", "-c", "{}", "::::", file], b"");
+        assert_eq!((ran.code, &ran.stderr[..]), (0, ""));
+        assert!(xargs.status.success() && xargs.stdout.len() > 20 * FILES as usize);
+        assert!(ran.stdout == xargs.stdout, "not the same bytes");
     });
 }

@@ -2,6 +2,7 @@
 
 mod call;
 mod commands;
+mod disk;
 mod inputs;
 mod joblog;
 mod options;

@@ -10,6 +10,11 @@ use crate::support::{TempDir, test};
 
 /// What it prints in `dir`.
 fn gnu_parallel(dir: &Path, args: &[&str], input: &str) -> String {
+    run_gnu_parallel(dir, args, input).1
+}
+
+/// Its exit code, and what it prints.
+fn run_gnu_parallel(dir: &Path, args: &[&str], input: &str) -> (i32, String) {
     let file = dir.join("input");
     fs::write(&file, input).unwrap();
     let output = Command::new("parallel")
@@ -22,7 +27,7 @@ fn gnu_parallel(dir: &Path, args: &[&str], input: &str) -> String {
         .stdin(Stdio::from(fs::File::open(&file).unwrap()))
         .output()
         .unwrap();
-    String::from_utf8(output.stdout).unwrap()
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
 }
 
 /// False also if the program of that name is the one of moreutils.
@@ -149,5 +154,80 @@ fn a_dry_run_means_what_gnu_parallels_means() {
         let run = |text: &str| Command::new("sh").arg("-c").arg(text).output().unwrap().stdout;
         assert!(!theirs.is_empty());
         assert_eq!(run(ours.out()), run(&theirs), "{ours:#?} {theirs}");
+    });
+}
+
+/// Goal: a joblog tells of each job what GNU parallel's tells, and the exit codes are the same.
+#[test]
+fn a_joblog_says_what_gnu_parallels_says() {
+    test(|| {
+        if !is_installed() {
+            return;
+        }
+        let dir = TempDir::new();
+        let jobs = ["exit 0", "exit 3", "kill -9 $$", "exit 255", "kill -15 $$", "true"];
+        let args = [&["-j2", "--joblog", "log", "sh -c {}", ":::"], &jobs[..]].concat();
+        let (code, _) = run_gnu_parallel(dir.path(), &args, "");
+        let theirs = fs::read_to_string(dir.path().join("log")).unwrap();
+        let mut theirs: Vec<(u64, String, String)> = theirs
+            .lines()
+            .skip(1)
+            .map(|line| {
+                let columns: Vec<&str> = line.split('\t').collect();
+                (columns[0].parse().unwrap(), columns[6].into(), columns[7].into())
+            })
+            .collect();
+        theirs.sort();
+        let ran = procpool_in(dir.path(), &[&["run", "--shell"], &args[..]].concat(), b"");
+        let ours = fs::read_to_string(dir.path().join("log")).unwrap();
+        let mut ours: Vec<(u64, String, String)> = ours
+            .lines()
+            .map(|line| {
+                let job: serde_json::Value = serde_json::from_str(line).unwrap();
+                let signal = match job["signal"].as_str() {
+                    None => "0",
+                    Some("SIGKILL") => "9",
+                    Some("SIGTERM") => "15",
+                    Some(other) => panic!("{other}"),
+                };
+                let exit = job["exit"].as_i64().unwrap_or(0);
+                (job["seq"].as_u64().unwrap(), exit.to_string(), signal.into())
+            })
+            .collect();
+        ours.sort();
+        assert_eq!(ours, theirs);
+        assert_eq!((ran.code, ours.len()), (code, jobs.len()));
+    });
+}
+
+/// Goal: a batch is resumed where GNU parallel resumes it, with and without what has failed.
+#[test]
+fn a_batch_is_resumed_as_by_gnu_parallel() {
+    test(|| {
+        if !is_installed() {
+            return;
+        }
+        let dir = TempDir::new();
+        let part = ["echo {}; exit {}", ":::", "0", "1", "2"];
+        let all = [&part[..], &["0", "3"]].concat();
+        for again in ["--resume", "--resume-failed"] {
+            let log = |name: &str| dir.path().join(name).display().to_string();
+            let (theirs, ours) = (log(&format!("theirs{again}")), log(&format!("ours{again}")));
+            let begin = [&["-k", "--joblog", &theirs], &part[..]].concat();
+            gnu_parallel(dir.path(), &begin, "");
+            let resume = [&["-k", again, "--joblog", &theirs], &all[..]].concat();
+            let theirs = gnu_parallel(dir.path(), &resume, "");
+
+            let begin = [&["run", "-k", "--shell", "--joblog", &ours], &part[..]].concat();
+            procpool_in(dir.path(), &begin, b"");
+            let options = match again {
+                "--resume" => vec!["--resume", &ours],
+                _ => vec!["--resume-failed", "--joblog", &ours],
+            };
+            let resume = [&["run", "-k", "--shell"], &options[..], &all[..]].concat();
+            let ran = procpool_in(dir.path(), &resume, b"");
+            assert_eq!(ran.out(), theirs, "{again}: {ran:#?}");
+            assert!(!theirs.is_empty() && theirs.lines().count() < 5, "{again}: {theirs}");
+        }
     });
 }
