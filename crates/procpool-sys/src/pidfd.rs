@@ -30,11 +30,24 @@ pub fn resume(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     signal(pidfd, libc::SIGCONT)
 }
 
+/// To every process in the group that the process leads, and to no other group that has its id later
+/// (PIDFD_SIGNAL_PROCESS_GROUP in linux/pidfd.h, Linux 6.9).
+const WHOLE_GROUP: libc::c_uint = 1 << 2;
+
+/// Sends a signal to the group that the process leads, or led. One in which nobody is left is no error.
+pub(crate) fn signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    send(pidfd, signal, WHOLE_GROUP)
+}
+
 fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    send(pidfd, signal, 0)
+}
+
+fn send(pidfd: BorrowedFd<'_>, signal: i32, flags: libc::c_uint) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     let fd = pidfd.as_raw_fd();
     // SAFETY: a descriptor, integers, and a null pointer that stands for what kill(2) would say.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) };
     match io::Error::last_os_error() {
         _ if result == 0 => Ok(()),
         error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),

@@ -215,7 +215,7 @@ pub(super) const NONE: &[(u32, &str)] = &[
 pub(super) const LATER: &[(&str, &[u32])] = &[
     (
         "Comes with the rest of containment: processes that cannot be killed, hosts in namespaces of their own.",
-        &[31, 80, 94, 95, 98, 109],
+        &[31, 80, 94, 98, 109],
     ),
     (
         "Comes with the rest of the daemon.",
