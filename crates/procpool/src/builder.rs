@@ -27,6 +27,9 @@ use crate::worker;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a job that is being stopped has to clean up.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a process may take to end that was sent SIGKILL. To free its memory takes the kernel a second for tens
+/// of GiB, and to write a core file as long as its disk takes; who needs more than this waits for something.
+const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
 /// Deaths of workers that never became ready, within how long, until the pool gives up: enough to get
 /// over an accident, few enough to stop a mistake early.
 const RESTART_LIMIT: (u32, Duration) = (3, Duration::from_secs(10));
@@ -123,6 +126,7 @@ pub(crate) struct Settings {
     pub(crate) cpu_timeout: Option<Duration>,
     pub(crate) job_timeout: Option<Duration>,
     pub(crate) grace: Duration,
+    pub(crate) unkillable_after: Duration,
     pub(crate) start_timeout: Duration,
     pub(crate) retries: u32,
     pub(crate) retry_backoff: (Duration, Duration),
@@ -193,6 +197,7 @@ impl ProcessPoolBuilder {
             cpu_timeout: None,
             job_timeout: None,
             grace: GRACE,
+            unkillable_after: UNKILLABLE_AFTER,
             start_timeout: START_TIMEOUT,
             retries: 0,
             retry_backoff: RETRY_BACKOFF,
@@ -308,6 +313,26 @@ impl ProcessPoolBuilder {
     /// How long a job that is being stopped has from the first request to SIGKILL. Default 2 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
+        self
+    }
+
+    /// How long a process that was sent SIGKILL may take to end before the pool goes on without it. Default 10 s;
+    /// zero is an error.
+    ///
+    /// The kernel ends a process only when it returns from what it waits for: a file system that does not answer, a
+    /// device, a frozen cgroup. Such a worker is *abandoned*: its job ends as [`Died`](crate::JobError::Died) with a
+    /// detail that says so (as cancelled, if it was aborted), its slot gets another worker, a shutdown does not wait
+    /// for it, [`Stats::abandoned`](crate::Stats::abandoned) counts it and
+    /// [`WorkerAbandoned`](crate::events::Event::WorkerAbandoned) tells of it. It runs nothing any more, but what it
+    /// was doing in the kernel may still be done. If it ends later it is reaped, also after the pool's end.
+    ///
+    /// A pool replaces as many as it has workers, and at least four; beyond, the slot stays empty until one of them
+    /// has ended, and a pool without any worker left is [`Broken`](crate::JobError::Broken) for the next job.
+    pub fn unkillable_after(mut self, time: Duration) -> Self {
+        self.check(!time.is_zero(), || {
+            "unkillable_after(0ns): no process ends the moment it is killed".into()
+        });
+        self.settings.unkillable_after = time;
         self
     }
 

@@ -42,6 +42,7 @@
 //! | `worker_stopping` | DEBUG | `worker`, `pid`, `stage` |
 //! | `worker_fault` | WARN | `worker`, `pid`, `detail` |
 //! | `worker_ended` | DEBUG if retired or killed, WARN if it died | `worker`, `pid`, `end`, `status`, `job`, `lived` |
+//! | `worker_abandoned` | ERROR | `worker`, `pid`, `job`, `lived` |
 //! | `worker_line` | INFO | `worker`, `pid`, `job`, `line` |
 //! | `job_accepted` | TRACE | `job`, `name`, `origin` |
 //! | `job_stopping` | DEBUG | `job`, `worker`, `pid`, `cause` |
@@ -156,6 +157,21 @@ pub enum Event {
         /// How.
         status: Status,
         /// The job that ended with it.
+        job: Option<JobId>,
+        /// Time from its start.
+        lived: Duration,
+    },
+    /// A process was sent SIGKILL and does not end, after
+    /// [`unkillable_after`](crate::ProcessPoolBuilder::unkillable_after): the pool goes on without it. If it ends
+    /// while there is the pool, [`WorkerEnded`](Event::WorkerEnded) tells, with its process id, for the slot that it
+    /// once had.
+    #[non_exhaustive]
+    WorkerAbandoned {
+        /// Its index; `None` of a process that had none.
+        worker: Option<usize>,
+        /// Its process.
+        pid: u32,
+        /// The job that it ran.
         job: Option<JobId>,
         /// Time from its start.
         lived: Duration,
@@ -357,6 +373,17 @@ impl fmt::Display for Event {
             }
             Event::WorkerEnded { worker, pid, end, status, job, lived } => {
                 write!(f, "worker {worker} (pid {pid}) {end} after {lived:?}: {status}")?;
+                match job {
+                    Some(job) => write!(f, ", and job {job} with it"),
+                    None => Ok(()),
+                }
+            }
+            Event::WorkerAbandoned { worker, pid, job, lived } => {
+                match worker {
+                    Some(worker) => write!(f, "worker {worker} (pid {pid})")?,
+                    None => write!(f, "process {pid}")?,
+                }
+                write!(f, " does not end after SIGKILL and is abandoned after {lived:?}")?;
                 match job {
                     Some(job) => write!(f, ", and job {job} with it"),
                     None => Ok(()),

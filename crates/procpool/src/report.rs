@@ -86,6 +86,10 @@ pub struct Stats {
     pub spawned: u64,
     /// Workers that ended without having been told to retire, with or without a job.
     pub deaths: u64,
+    /// Processes that have not ended although they were sent SIGKILL, and with which the pool does not count any
+    /// more ([`unkillable_after`](crate::ProcessPoolBuilder::unkillable_after)). Each holds its memory and its
+    /// descriptors; less one when it ends after all.
+    pub abandoned: usize,
 }
 
 /// One worker of a pool.

@@ -6,3 +6,4 @@
 mod catalogue;
 mod chaos;
 mod table;
+mod undead;

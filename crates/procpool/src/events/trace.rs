@@ -106,6 +106,19 @@ fn tell_event(pool: u64, event: &Event) {
             let job = job.map(|job| job.number());
             tell!(DEBUG, "worker_ended", pool, worker, pid, ?end, %status, job, ?lived, "a worker has ended");
         }
+        Event::WorkerAbandoned { worker, pid, job, lived } => {
+            let job = job.map(|job| job.number());
+            tell!(
+                ERROR,
+                "worker_abandoned",
+                pool,
+                worker,
+                pid,
+                job,
+                ?lived,
+                "a process does not end"
+            );
+        }
         Event::WorkerLine { worker, pid, job, line, whole: _ } => {
             let (job, line) = (job.map(|job| job.number()), Escaped(line));
             tell!(INFO, "worker_line", pool, worker, pid, job, %line, "a worker wrote");

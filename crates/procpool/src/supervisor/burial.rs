@@ -1,17 +1,18 @@
 //! A worker's end: its last results are read, its process is reaped, its jobs are settled.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use procpool_sys::clock;
 use procpool_sys::spawn::Exit;
-use procpool_wire::frame::FrameKind;
+use procpool_wire::frame::{Frame, FrameKind};
 
+use super::entry::Completion;
 use super::machine::Event;
-use super::obituary::{Obituary, start_cause, status_of};
+use super::obituary::{End, Obituary, start_cause, status_of};
 use super::slot::{Slot, Stage};
 use super::{Course, Supervisor, Worker};
 use crate::events::{self, WorkerEnd};
+use crate::job_id::JobId;
 
 impl Supervisor {
     /// A worker's process has ended: reads its last results, learns how it ended, settles its jobs.
@@ -26,21 +27,7 @@ impl Supervisor {
         };
         // First what it has left: that could write to the channel for ever.
         worker.kill_remains();
-        let inner = Arc::clone(&self.inner);
-        let mut completions = Vec::new();
-        let mut frames = Vec::new();
-        let mut dispatch = inner.dispatch();
-        loop {
-            let harvest = dispatch.harvest(slot, |channel, harvest| {
-                channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
-                channel.read_results(harvest);
-            });
-            completions.extend(harvest.completions);
-            if !harvest.more {
-                break;
-            }
-        }
-        drop(dispatch);
+        let (completions, frames) = self.last_results(slot);
         for frame in frames {
             if frame.kind == FrameKind::StartFailed {
                 self.take_start_frame(slot, &frame);
@@ -50,54 +37,105 @@ impl Supervisor {
         let Some(worker) = self.workers[slot].take() else {
             return;
         };
+        let state = self.machine.slot(slot);
+        let pid = worker.process.id();
+        let (detail, tail) = self.lay_to_rest(slot, worker, exit, state, completions);
+        let who = format!("worker {slot}");
+        self.events.push(Event::Exited(slot, start_cause(&who, pid, exit, detail, &tail)));
+    }
+
+    /// Reads what a worker that is gone has left in its channel and in shared memory: completions, and frames.
+    pub(super) fn last_results(&mut self, slot: usize) -> (Vec<Completion>, Vec<Frame>) {
+        let inner = Arc::clone(&self.inner);
+        let (mut completions, mut frames) = (Vec::new(), Vec::new());
+        let mut dispatch = inner.dispatch();
+        loop {
+            let harvest = dispatch.harvest(slot, |channel, harvest| {
+                channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
+                channel.read_results(harvest);
+            });
+            completions.extend(harvest.completions);
+            if !harvest.more {
+                return (completions, frames);
+            }
+        }
+    }
+
+    /// Reaps a worker whose end was seen in `state`, and settles its jobs. What there is to say of its end, and what
+    /// it wrote last.
+    pub(super) fn lay_to_rest(
+        &mut self,
+        slot: usize,
+        worker: Worker,
+        exit: Exit,
+        state: Slot,
+        completions: Vec<Completion>,
+    ) -> (Option<String>, String) {
         let pid = worker.process.id();
         let tail = self.stderr.close(&worker.tap);
-        self.hot.retain(|hot| *hot != slot);
-        let fault = inner.dispatch().channel(slot).and_then(|channel| channel.fault.clone());
+        let fault = self.inner.dispatch().channel(slot).and_then(|channel| channel.fault.clone());
         let (oom, detail) = worker.verdict(exit, fault, &tail);
-        let Worker { process, hold, started_ns, .. } = worker;
+        let lived = worker.lived();
+        let Worker { process, hold, .. } = worker;
         process.reap();
-        hold.let_go(self);
+        hold.let_go(&self.inner);
+        let obituary = Obituary {
+            slot,
+            pid,
+            status: status_of(exit),
+            state,
+            oom,
+            detail: detail.clone(),
+            end: End::Reaped,
+            tail: &tail,
+        };
+        let (end, status) = (worker_end(state), status_of(exit));
+        self.settle(&obituary, completions, |job| events::Event::WorkerEnded {
+            worker: slot,
+            pid,
+            end,
+            status,
+            job,
+            lived,
+        });
+        (detail, tail)
+    }
 
-        let mut dispatch = inner.dispatch();
-        let state = self.machine.slot(slot);
-        let planned = match state {
+    /// Settles the jobs of a worker that is gone, and tells of its end.
+    pub(super) fn settle(
+        &mut self,
+        obituary: &Obituary<'_>,
+        mut completions: Vec<Completion>,
+        event: impl FnOnce(Option<JobId>) -> events::Event,
+    ) {
+        let slot = obituary.slot;
+        self.hot.retain(|hot| *hot != slot);
+        let planned = match obituary.state {
             Slot::Stopping(Stage::Leaving { .. }) => true,
             // A pool that ends needs no more workers, and kills those that are not ready yet.
-            Slot::Stopping(Stage::Killed) => self.course == Course::Ending,
+            Slot::Stopping(Stage::Killed { .. }) => self.course == Course::Ending,
             _ => false,
         };
+        let inner = Arc::clone(&self.inner);
+        let mut dispatch = inner.dispatch();
         let mut job = None;
         if let Some(channel) = dispatch.remove_worker(slot) {
             job = channel.running().map(|(_, entry, ..)| entry.cell.id);
-            if job.is_none() && channel.jobs_done == 0 {
+            if job.is_none() && channel.jobs_done == 0 && obituary.end == End::Reaped {
                 self.events.push(Event::Unused(slot));
             }
             if !planned {
                 dispatch.count_death();
             }
-            let obituary = Obituary {
-                slot,
-                pid,
-                status: status_of(exit),
-                state,
-                oom,
-                detail: detail.clone(),
-                tail: &tail,
-            };
             for next in obituary.settle(channel) {
                 completions.extend(dispatch.settle(next, clock::monotonic_ns()));
             }
         }
-        let lived = Duration::from_nanos(clock::monotonic_ns().saturating_sub(started_ns));
-        let (end, status) = (worker_end(state), status_of(exit));
-        self.notes.add(events::Event::WorkerEnded { worker: slot, pid, end, status, job, lived });
+        self.notes.add(event(job));
         dispatch.pump();
         self.after_dispatch(&mut dispatch);
         drop(dispatch);
         self.complete(completions);
-        let who = format!("worker {slot}");
-        self.events.push(Event::Exited(slot, start_cause(&who, pid, exit, detail, &tail)));
     }
 }
 
@@ -105,8 +143,9 @@ impl Supervisor {
 fn worker_end(state: Slot) -> WorkerEnd {
     match state {
         Slot::Stopping(Stage::Leaving { .. }) => WorkerEnd::Retired,
-        Slot::Stopping(Stage::Terminated { .. } | Stage::Killed) => WorkerEnd::Killed,
+        Slot::Stopping(Stage::Terminated { .. } | Stage::Killed { .. }) => WorkerEnd::Killed,
         Slot::Empty
+        | Slot::Lost
         | Slot::Starting { .. }
         | Slot::Serving
         | Slot::Stopping(Stage::Asked { .. }) => WorkerEnd::Died,

@@ -12,7 +12,7 @@ use procpool_sys::spawn::Exit;
 use procpool_wire::handshake::Contained;
 
 use super::cgroup::{Group, Limits, counter};
-use super::{Supervisor, Worker};
+use super::{Inner, Supervisor, Worker};
 use crate::job_error::Oom;
 use crate::tree::{self, Census};
 
@@ -61,9 +61,9 @@ impl Hold {
     }
 
     /// The worker was reaped, or could not be started.
-    pub(super) fn let_go(self, supervisor: &Supervisor) {
+    pub(super) fn let_go(self, inner: &Inner) {
         if let Some(group) = self.group {
-            supervisor.inner.cgroups().give_back(group);
+            inner.cgroups().give_back(group);
         }
     }
 

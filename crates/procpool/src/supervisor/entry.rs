@@ -12,7 +12,7 @@ use super::cpu_limit;
 use crate::attachments::session::Collected;
 use crate::attachments::{Attachment, List};
 use crate::cell::{Bytes, Ended, JobCell, Part, Value};
-use crate::job_error::{EndedBy, JobError, Limit, Phase, Timeout};
+use crate::job_error::{Death, EndedBy, JobError, Limit, Phase, Timeout};
 use crate::leaks::Leaked;
 use crate::report::Report;
 use crate::worker::recorded_error;
@@ -409,6 +409,18 @@ impl Entry {
                 self.fail_current(JobError::TimedOut(Timeout { limit, after, ended_by, label }))
             }
         }
+    }
+
+    /// The current element was to be stopped, for `reason`, and its worker does not end. That its time was over is
+    /// not the whole truth, so it is told as a death; it is not tried again.
+    pub(crate) fn outlived(self, reason: StopReason, mut death: Death) -> Next {
+        let StopReason::Timeout(limit, after) = reason else {
+            return self.stopped(reason, EndedBy::Kill);
+        };
+        let what = if limit == Limit::Cpu { "CPU time" } else { "time" };
+        let detail = death.detail.unwrap_or_default();
+        death.detail = Some(format!("its {what} limit of {after:?} was over; {detail}"));
+        self.fail_current(JobError::Died(death))
     }
 
     /// The job was stopped, for `reason`, while none of its elements ran.

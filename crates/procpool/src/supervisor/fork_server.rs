@@ -19,7 +19,7 @@ use procpool_wire::handshake::Forked;
 use super::channel::{Harvest, Link, PoolChannel};
 use super::machine::{Event, ServerEvent, SpareEvent};
 use super::obituary::start_cause;
-use super::slot::{Place, Slot, Stage};
+use super::slot::{Place, Slot};
 use super::start::{Cradle, cause_of, trouble_of};
 use super::{Course, HANGUP_GRACE_NS, Supervisor, Token, Worker};
 use crate::builder::StartMethod;
@@ -85,7 +85,7 @@ impl Supervisor {
     /// A worker will not be asked for.
     fn give_up(&mut self, cradle: Cradle) {
         self.stderr.close(&cradle.tap);
-        cradle.hold.let_go(self);
+        cradle.hold.let_go(&self.inner);
         self.events.push(Event::Unborn(cradle.place));
     }
 
@@ -138,7 +138,7 @@ impl Supervisor {
         self.register_server_writing();
     }
 
-    fn take_server_frame(&mut self, frame: &Frame) {
+    pub(super) fn take_server_frame(&mut self, frame: &Frame) {
         let is_starting = matches!(self.machine.server(), Some(Slot::Starting { .. }));
         match frame.kind {
             FrameKind::Ready if is_starting => self.events.push(Event::Server(ServerEvent::Ready)),
@@ -175,7 +175,7 @@ impl Supervisor {
             Forked::Born(pid) => self.born(cradle, pid),
             Forked::Refused(errno) => {
                 self.stderr.close(&cradle.tap);
-                cradle.hold.let_go(self);
+                cradle.hold.let_go(&self.inner);
                 let error = io::Error::from_raw_os_error(errno);
                 self.stillborn(cradle.place, &error);
             }
@@ -192,7 +192,7 @@ impl Supervisor {
             Place::Spare(place) => {
                 Event::Spare(place, SpareEvent::SpawnFailed(trouble, cause("a spare")))
             }
-            Place::Server => return,
+            Place::Server | Place::Nowhere => return,
         });
     }
 
@@ -203,7 +203,7 @@ impl Supervisor {
         let settled = match Process::adopt(pid) {
             Err(error) => {
                 self.stderr.close(&tap);
-                hold.let_go(self);
+                hold.let_go(&self.inner);
                 Err(error)
             }
             Ok(process) => {
@@ -212,6 +212,13 @@ impl Supervisor {
                     Place::Slot(slot) => self.move_in(slot, worker, channel),
                     Place::Spare(place) => self.settle_spare(place, worker, channel),
                     Place::Server => Ok(()),
+                    Place::Nowhere => {
+                        let Worker { process, tap, hold, .. } = worker;
+                        self.stderr.close(&tap);
+                        process.reap();
+                        hold.let_go(&self.inner);
+                        Ok(())
+                    }
                 }
             }
         };
@@ -219,10 +226,9 @@ impl Supervisor {
             return self.stillborn(place, &error);
         }
         // It may have been renounced before it was there.
-        let renounced = Slot::Stopping(Stage::Killed);
         let process = match place {
-            Place::Slot(slot) if self.machine.slot(slot) == renounced => &mut self.workers[slot],
-            Place::Spare(place) if self.machine.spare(place) == renounced => {
+            Place::Slot(slot) if self.machine.slot(slot).is_killed() => &mut self.workers[slot],
+            Place::Spare(place) if self.machine.spare(place).is_killed() => {
                 return self.kill_spare(place);
             }
             _ => return,
@@ -274,16 +280,28 @@ impl Supervisor {
             Err(_) => Exit::Unknown,
         };
         server.worker.process.kill_group();
-        let (frames, _) = server.read(&mut self.buffer);
-        for frame in frames {
+        for frame in server.last_frames(&mut self.buffer) {
             if matches!(frame.kind, FrameKind::StartFailed | FrameKind::Forked) {
                 self.take_server_frame(&frame);
             }
         }
         self.handle_events();
-        let Some(mut server) = self.server.take() else {
+        let fault = self.server.as_ref().and_then(|server| server.channel.fault.clone());
+        let Some((worker, unborn)) = self.close_server() else {
             return;
         };
+        let Worker { process, tap, .. } = worker;
+        let pid = process.id();
+        process.reap();
+        let tail = self.stderr.close(&tap);
+        let cause = start_cause("the fork server", pid, exit, fault, &tail);
+        self.events.push(Event::Server(ServerEvent::Exited { cause, unborn }));
+    }
+
+    /// There is no fork server any more: takes up its last child, gives up the others. Its process, and who was not
+    /// born.
+    pub(super) fn close_server(&mut self) -> Option<(Worker, Vec<Place>)> {
+        let mut server = self.server.take()?;
         if server.asked > 0
             && let Some(pid) = server.channel.newborn(server.answered + 1)
             && let Some(cradle) = server.births.pop_front()
@@ -293,16 +311,10 @@ impl Supervisor {
         let mut unborn = Vec::new();
         for cradle in server.births {
             self.stderr.close(&cradle.tap);
-            cradle.hold.let_go(self);
+            cradle.hold.let_go(&self.inner);
             unborn.push(cradle.place);
         }
-        let Worker { process, tap, .. } = server.worker;
-        let pid = process.id();
-        process.reap();
-        let tail = self.stderr.close(&tap);
-        let fault = server.channel.fault;
-        let cause = start_cause("the fork server", pid, exit, fault, &tail);
-        self.events.push(Event::Server(ServerEvent::Exited { cause, unborn }));
+        Some((server.worker, unborn))
     }
 }
 
@@ -317,6 +329,18 @@ impl ForkServer {
                 Ok(()) => self.asked += 1,
                 Err(_) => return,
             }
+        }
+    }
+
+    /// What it has sent before its end.
+    pub(super) fn last_frames(&mut self, buffer: &mut [u8]) -> Vec<Frame> {
+        self.read(buffer).0
+    }
+
+    /// Whoever is still to be forked for this place ends as soon as he is.
+    pub(super) fn renounce_all(&mut self, place: Place) {
+        for cradle in self.births.iter_mut().filter(|cradle| cradle.place == place) {
+            cradle.place = Place::Nowhere;
         }
     }
 

@@ -4,6 +4,7 @@
 //! does between `Ready` and its end is the [dispatch](super::dispatch)'s affair. The states are drawn in
 //! README.md beside this file.
 
+mod abandoned;
 mod pause;
 mod server;
 mod spares;
@@ -37,6 +38,10 @@ pub(crate) struct Policy {
     pub(crate) spares: usize,
     pub(crate) start_timeout_ns: u64,
     pub(crate) grace_ns: u64,
+    /// How long a process may live on that was sent SIGKILL.
+    pub(crate) unkillable_after_ns: u64,
+    /// How many that live on may be abandoned and replaced.
+    pub(crate) abandoned_max: usize,
     pub(crate) restart_limit: u32,
     pub(crate) restart_window_ns: u64,
 }
@@ -60,6 +65,8 @@ pub(crate) enum Event {
     Exited(usize, String),
     /// The process was not asked for: the fork server is gone or going.
     Unborn(Place),
+    /// A process that was abandoned has ended after all, and is reaped; or there never was one.
+    AbandonedEnded,
     /// Something has happened to the fork server.
     Server(ServerEvent),
     /// Something has happened to the spare in this place.
@@ -127,6 +134,8 @@ pub(crate) enum Action {
     Terminate(usize),
     /// SIGKILL to the worker's group.
     Kill(usize),
+    /// The process in this place does not end: the place is free, its jobs are to be settled.
+    Abandon(Place),
     /// The worker takes jobs again.
     Resume(usize),
     /// SIGSTOP to the process in this place and everything below it.
@@ -196,6 +205,8 @@ pub(crate) struct Machine {
     last_unused: u64,
     /// No worker is started before this time either, whatever became of other starts.
     rest_until: u64,
+    /// Processes that were abandoned and live.
+    abandoned: usize,
 }
 
 impl Machine {
@@ -218,6 +229,7 @@ impl Machine {
             unused_deaths: 0,
             last_unused: 0,
             rest_until: 0,
+            abandoned: 0,
         }
     }
 
@@ -256,7 +268,7 @@ impl Machine {
             }
             Event::StartFailed(slot, cause) => {
                 if let Slot::Starting { give_up_at } = self.slots[slot] {
-                    self.kill(slot, out);
+                    self.kill(slot, now, out);
                     self.start_death(Some(slot), give_up_at, cause, now, out);
                 }
             }
@@ -275,17 +287,18 @@ impl Machine {
                     Slot::Serving => {
                         self.replacements = self.replacements.max(self.starting()) + 1;
                     }
-                    Slot::Empty | Slot::Stopping(_) => {}
+                    Slot::Empty | Slot::Stopping(_) | Slot::Lost => {}
                 }
             }
             Event::Unborn(place) => {
                 self.unborn(place);
             }
+            Event::AbandonedEnded => self.abandoned_ended(),
             Event::Server(event) => self.handle_server(event, now, out),
             Event::Spare(place, event) => self.handle_spare(place, event, now, out),
             Event::Faulty(slot) => {
-                if self.slots[slot] != Slot::Empty {
-                    self.kill(slot, out);
+                if !self.slots[slot].is_vacant() {
+                    self.kill(slot, now, out);
                 }
             }
             Event::StopJob(slot, manner) => self.stop_job(slot, manner, now, out),
@@ -300,7 +313,7 @@ impl Machine {
                     }
                 }
                 // It has been sent SIGTERM, and what that did to it nobody knows.
-                Slot::Stopping(Stage::Terminated { .. }) => self.kill(slot, out),
+                Slot::Stopping(Stage::Terminated { .. }) => self.kill(slot, now, out),
                 _ => {}
             },
             Event::Retire(slot) => {
@@ -308,13 +321,15 @@ impl Machine {
                     self.retire(slot, now, out);
                 }
             }
-            Event::Tick => {}
+            // Not with any event: a process that has ended may have been reaped just now, and the core is told of
+            // that in the same batch.
+            Event::Tick => self.expire_killed(now, out),
             Event::Abort => {
                 // The loop tells of the jobs that are gone only after this.
                 (self.demand, self.replacements, self.warming_up) = (0, 0, false);
                 for slot in 0..self.slots.len() {
                     if matches!(self.slots[slot], Slot::Starting { .. }) {
-                        self.kill(slot, out);
+                        self.kill(slot, now, out);
                     }
                 }
             }
@@ -327,8 +342,8 @@ impl Machine {
                     for slot in 0..self.slots.len() {
                         match self.slots[slot] {
                             Slot::Serving => self.retire(slot, now, out),
-                            Slot::Starting { .. } => self.kill(slot, out),
-                            Slot::Empty | Slot::Stopping(_) => {}
+                            Slot::Starting { .. } => self.kill(slot, now, out),
+                            Slot::Empty | Slot::Stopping(_) | Slot::Lost => {}
                         }
                     }
                     self.dismiss_spares(now, out);
@@ -339,15 +354,16 @@ impl Machine {
             Event::Unpause => self.unpause(now, out),
         }
         self.expire(now, out);
+        self.give_up_if_all_are_lost(now, out);
         self.take_spares(out);
         self.start_workers(now, out);
         self.start_spares(now, out);
         if self.slots.iter().all(|slot| *slot == Slot::Serving) {
             (self.replacements, self.warming_up) = (0, false);
         }
-        let nobody = self.slots.iter().all(|slot| *slot == Slot::Empty)
+        let nobody = self.slots.iter().all(Slot::is_vacant)
             && self.spares.is_empty()
-            && self.server().is_none_or(|server| server == Slot::Empty);
+            && self.server().is_none_or(|server| server.is_vacant());
         if self.life == Life::Drained && nobody {
             self.life = Life::Finished;
             out.push(Action::Finished);
@@ -518,7 +534,7 @@ impl Machine {
         self.life = Life::Broken;
         for slot in 0..self.slots.len() {
             if matches!(self.slots[slot], Slot::Starting { .. }) {
-                self.kill(slot, out);
+                self.kill(slot, now, out);
             }
         }
         self.dismiss_spares(now, out);
@@ -550,9 +566,9 @@ impl Machine {
         out.push(Action::Bye(slot));
     }
 
-    fn kill(&mut self, slot: usize, out: &mut Vec<Action>) {
-        if self.slots[slot] != Slot::Stopping(Stage::Killed) {
-            self.slots[slot] = Slot::Stopping(Stage::Killed);
+    fn kill(&mut self, slot: usize, now: u64, out: &mut Vec<Action>) {
+        if !self.slots[slot].is_killed() {
+            self.slots[slot] = self.killed(now);
             out.push(Action::Kill(slot));
         }
     }
@@ -564,7 +580,7 @@ impl Machine {
         for slot in 0..self.slots.len() {
             match self.slots[slot] {
                 Slot::Starting { give_up_at } if now >= give_up_at && !self.is_paused() => {
-                    self.kill(slot, out);
+                    self.kill(slot, now, out);
                     let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                     self.start_death(
                         Some(slot),
@@ -581,7 +597,7 @@ impl Machine {
                 Slot::Stopping(Stage::Terminated { kill_at } | Stage::Leaving { kill_at })
                     if now >= kill_at =>
                 {
-                    self.kill(slot, out);
+                    self.kill(slot, now, out);
                 }
                 _ => {}
             }

@@ -6,13 +6,15 @@
 //! * [`retry`] holds the jobs that killed their worker and wait to be tried again: pure.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
 //! * [`pause`] stops workers in their tracks, and lets them go on.
-//! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out.
+//! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out, [`abandoned`] is the
+//!   fate of those that do not end.
 //! * [`notes`] is what all of them have to tell of, for receivers and logs.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
 //! * [`wake`] makes the loop look, and notes attachments that nobody holds any more.
 //!
 //! README.md beside this file draws the states and tells the races.
 
+mod abandoned;
 mod burial;
 pub(crate) mod callbacks;
 pub(crate) mod cgroup;
@@ -52,6 +54,7 @@ use crate::builder::{Settings, Shutdown};
 use crate::cell::Callbacks;
 use crate::events::{self, Hub, StopStage};
 use crate::tree::{Census, Found, Stopped};
+use abandoned::Abandoned;
 use callbacks::CallbackThreads;
 use cgroup::{Cgroups, Limits};
 use channel::{Harvest, Link, PoolChannel};
@@ -76,6 +79,9 @@ const ROUNDS_BETWEEN_LOOKS: u32 = 64;
 /// A dying worker's channel closes a moment before its process is seen to end. One that lives on longer
 /// than this has closed it itself.
 const HANGUP_GRACE_NS: u64 = 200_000_000;
+/// As many processes that do not end as a pool has workers are replaced, so that it has twice as many processes at
+/// most; in a small pool so many, since one file system that does not answer must not end it.
+const ABANDONED_MIN: usize = 4;
 /// Bytes read at a time from a control channel.
 const READ_MAX: usize = 256 * 1024;
 /// Events taken at a time.
@@ -192,6 +198,8 @@ pub(crate) struct Supervisor {
     /// Of the memory that is lent to workers.
     keeper: Keeper,
     spares: Vec<Option<Spare>>,
+    /// Processes that were killed and do not end.
+    abandoned: Vec<Option<Abandoned>>,
     /// Slots whose results are looked for without being asked to.
     hot: Vec<usize>,
     buffer: Vec<u8>,
@@ -221,6 +229,7 @@ enum Token {
     ServerProcess,
     SpareChannel(usize),
     SpareProcess(usize),
+    Abandoned(usize),
 }
 
 impl Token {
@@ -233,6 +242,7 @@ impl Token {
             Token::ServerProcess => 4,
             Token::SpareChannel(place) => (place as u64) << 3 | 5,
             Token::SpareProcess(place) => (place as u64) << 3 | 6,
+            Token::Abandoned(place) => (place as u64) << 3 | 7,
         };
         EpollEvent::new(flags, data)
     }
@@ -246,6 +256,7 @@ impl Token {
             4 => Token::ServerProcess,
             5 => Token::SpareChannel(slot),
             6 => Token::SpareProcess(slot),
+            7 => Token::Abandoned(slot),
             _ => Token::Wake,
         }
     }
@@ -267,6 +278,8 @@ impl Supervisor {
             spares,
             start_timeout_ns: nanoseconds(settings.start_timeout),
             grace_ns: nanoseconds(settings.grace),
+            unkillable_after_ns: nanoseconds(settings.unkillable_after),
+            abandoned_max: settings.workers.max(ABANDONED_MIN),
             restart_limit,
             restart_window_ns: nanoseconds(restart_window),
         });
@@ -308,6 +321,7 @@ impl Supervisor {
             server: None,
             keeper: Keeper::new(),
             spares: (0..spares).map(|_| None).collect(),
+            abandoned: Vec::new(),
             hot: Vec::new(),
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
@@ -331,9 +345,10 @@ impl Supervisor {
             self.spin();
         }
         let inner = Arc::clone(&self.inner);
+        let left = self.leave_abandoned();
         // The reader of standard error ends before anyone is told that the pool has.
         drop(self);
-        inner.cgroups().close();
+        inner.cgroups().close(left);
         inner.hub.end();
         inner.dispatch().pace = Pace::Ended;
         inner.changed.notify_all();
@@ -492,6 +507,7 @@ impl Supervisor {
                 Token::ServerProcess => server_death = true,
                 Token::SpareChannel(place) => self.read_spare(place),
                 Token::SpareProcess(place) => spare_deaths.push(place),
+                Token::Abandoned(place) => self.bury_abandoned(place),
             }
         }
         for place in spare_deaths {
@@ -665,6 +681,7 @@ impl Supervisor {
                     None => self.renounce(Place::Slot(slot)),
                 }
             }
+            Action::Abandon(place) => self.abandon(place),
             Action::Resume(slot) => {
                 let mut dispatch = self.inner.dispatch();
                 dispatch.resume(slot);

@@ -22,7 +22,17 @@ pub(super) struct Obituary<'a> {
     pub(super) oom: Oom,
     /// What else is known.
     pub(super) detail: Option<String>,
+    pub(super) end: End,
     pub(super) tail: &'a str,
+}
+
+/// Whether a worker that is gone for the pool is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is reaped.
+    Reaped,
+    /// It was abandoned.
+    Abandoned,
 }
 
 impl Obituary<'_> {
@@ -38,6 +48,10 @@ impl Obituary<'_> {
             Fate::Culprit { black_box, stopping } => {
                 entry.note_death(self.pid, self.slot, &black_box, now);
                 match (stopping, &panic) {
+                    (Some(reason), _) if self.end == End::Abandoned => {
+                        let death = self.death(&entry, phase_of(black_box.phase));
+                        entry.outlived(reason, death)
+                    }
                     (Some(reason), _) => entry.stopped(reason, self.ended_by()),
                     (None, Some(bytes)) if Some(ticket) == black_box_ticket => {
                         let error = JobError::Panicked(panic_of(bytes, &entry.cell.label(), true));
@@ -69,7 +83,7 @@ impl Obituary<'_> {
 
     fn ended_by(&self) -> EndedBy {
         match self.state {
-            Slot::Stopping(Stage::Killed) => EndedBy::Kill,
+            Slot::Stopping(Stage::Killed { .. }) => EndedBy::Kill,
             Slot::Stopping(Stage::Terminated { .. }) => EndedBy::Term,
             // It died of itself before any signal of ours.
             _ => EndedBy::Itself,

@@ -52,6 +52,7 @@ impl Supervisor {
             Place::Slot(slot) => self.workers[slot].as_mut(),
             Place::Spare(place) => self.spares[place].as_mut().map(|spare| &mut spare.worker),
             Place::Server => self.server.as_mut().map(|server| &mut server.worker),
+            Place::Nowhere => None,
         }
     }
 

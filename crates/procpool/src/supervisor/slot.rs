@@ -14,6 +14,8 @@ pub(crate) enum Slot {
     Serving,
     /// A worker that takes no jobs now.
     Stopping(Stage),
+    /// No worker, and none is started: too many that were abandoned still live.
+    Lost,
 }
 
 /// What a process is made for.
@@ -25,6 +27,8 @@ pub(crate) enum Place {
     Spare(usize),
     /// To fork others.
     Server,
+    /// For nothing any more: it was given up before it was there.
+    Nowhere,
 }
 
 /// How far the stopping of a worker, or of its job, has come.
@@ -48,7 +52,10 @@ pub(crate) enum Stage {
         kill_at: u64,
     },
     /// It was sent SIGKILL.
-    Killed,
+    Killed {
+        /// When it is abandoned if it has not ended by then.
+        abandon_at: u64,
+    },
 }
 
 impl Slot {
@@ -59,15 +66,26 @@ impl Slot {
         }
     }
 
+    /// True if no process is here.
+    pub(crate) fn is_vacant(&self) -> bool {
+        matches!(self, Slot::Empty | Slot::Lost)
+    }
+
+    /// True if a process is here that was sent SIGKILL.
+    pub(crate) fn is_killed(&self) -> bool {
+        matches!(self, Slot::Stopping(Stage::Killed { .. }))
+    }
+
     /// When something is due.
     pub(crate) fn deadline(&self) -> Option<u64> {
         match self {
-            Slot::Empty | Slot::Serving | Slot::Stopping(Stage::Killed) => None,
+            Slot::Empty | Slot::Serving | Slot::Lost => None,
             Slot::Starting { give_up_at } => Some(*give_up_at),
             Slot::Stopping(Stage::Asked { terminate_at, .. }) => Some(*terminate_at),
             Slot::Stopping(Stage::Terminated { kill_at } | Stage::Leaving { kill_at }) => {
                 Some(*kill_at)
             }
+            Slot::Stopping(Stage::Killed { abandon_at }) => Some(*abandon_at),
         }
     }
 }

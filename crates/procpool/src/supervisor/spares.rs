@@ -233,7 +233,7 @@ impl Supervisor {
         };
         let pid = process.id();
         process.reap();
-        hold.let_go(self);
+        hold.let_go(&self.inner);
         let tail = self.stderr.close(&tap);
         let cause = start_cause("a spare", pid, exit, channel.fault, &tail);
         self.events.push(Event::Spare(place, SpareEvent::Exited(cause)));

@@ -65,6 +65,7 @@ impl Supervisor {
             Place::Slot(slot) => (Role::Worker, Some(slot)),
             Place::Spare(_) => (Role::Worker, None),
             Place::Server => (Role::ForkServer, None),
+            Place::Nowhere => (Role::Worker, None),
         };
         let hold = match role {
             Role::Worker => Hold::prepare(self),
@@ -95,7 +96,7 @@ impl Supervisor {
             }
             Err(error) => {
                 self.stderr.close(&tap);
-                hold.let_go(self);
+                hold.let_go(&self.inner);
                 Err(error)
             }
         }
@@ -118,7 +119,7 @@ impl Supervisor {
             Ok((process, _)) => Ok((Worker::new(process, tap, hold), channel)),
             Err(error) => {
                 self.stderr.close(&tap);
-                hold.let_go(self);
+                hold.let_go(&self.inner);
                 Err(error)
             }
         }

@@ -129,6 +129,14 @@ pub(crate) struct Group {
     oom_kills_before: u64,
 }
 
+/// Whether a pool that ends leaves processes that cannot be killed. It does not wait for them then; when they have
+/// ended their cgroups are given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nobody,
+    Somebody,
+}
+
 /// Whether another worker can be born in a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
@@ -271,7 +279,7 @@ impl Cgroups {
     }
 
     /// Removes all directories. Waits a while for those that are killed to be gone. Afterwards none is made.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self, left: Left) {
         self.free.clear();
         self.leaving.clear();
         for place in [&mut self.unified, &mut self.memory, &mut self.processes] {
@@ -284,7 +292,8 @@ impl Cgroups {
         let deadline = clock::monotonic_ns() + EMPTYING.as_nanos() as u64;
         loop {
             self.remove_leaving();
-            if self.leaving.is_empty() || clock::monotonic_ns() >= deadline {
+            let is_vain = left == Left::Somebody || clock::monotonic_ns() >= deadline;
+            if self.leaving.is_empty() || is_vain {
                 return;
             }
             // The pool has no worker any more: nobody waits for this thread but whoever ends the pool.

@@ -68,6 +68,15 @@ impl Dispatch {
         self.stats.deaths += 1;
     }
 
+    pub(crate) fn count_abandoned(&mut self) {
+        self.stats.abandoned += 1;
+    }
+
+    /// One that was abandoned has ended.
+    pub(crate) fn count_found(&mut self) {
+        self.stats.abandoned -= 1;
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let running: usize = self.channels.iter().flatten().map(PoolChannel::claimed).sum();
         Stats {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::super::entry::{Limits, Payload, WireTarget};
-use super::super::obituary::Obituary;
+use super::super::obituary::{End, Obituary};
 use super::super::retry::Backoff;
 use super::super::slot::Slot;
 use super::*;
@@ -257,6 +257,7 @@ impl World {
             state: Slot::Serving,
             oom: crate::job_error::Oom::No,
             detail: None,
+            end: End::Reaped,
             tail: "",
         };
         for next in obituary.settle(channel) {

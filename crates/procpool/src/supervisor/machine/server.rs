@@ -65,7 +65,7 @@ impl Machine {
                 }
             }
             ServerEvent::StartFailed(cause) if is_starting => {
-                self.kill_server(out);
+                self.kill_server(now, out);
                 self.start_death(None, give_up_at, cause, now, out);
             }
             ServerEvent::Ready | ServerEvent::StartFailed(_) => {}
@@ -81,16 +81,18 @@ impl Machine {
                     server.replace_at = Some(now.saturating_add(BACKOFF_FIRST_NS));
                 }
             }
-            ServerEvent::Faulty => self.kill_server(out),
+            ServerEvent::Faulty => self.kill_server(now, out),
         }
     }
 
     /// A process was not forked, and will not be. True if it was still wanted.
     pub(super) fn unborn(&mut self, place: Place) -> bool {
         let before = match place {
+            Place::Slot(slot) if self.slots[slot].is_vacant() => return false,
+            Place::Spare(place) if self.spare(place).is_vacant() => return false,
             Place::Slot(slot) => std::mem::replace(&mut self.slots[slot], Slot::Empty),
             Place::Spare(place) => self.spares.empty(place),
-            Place::Server => return false,
+            Place::Server | Place::Nowhere => return false,
         };
         matches!(before, Slot::Starting { .. })
     }
@@ -135,17 +137,26 @@ impl Machine {
                 server.state = Slot::Stopping(Stage::Leaving { kill_at });
                 out.push(Action::DismissServer);
             }
-            Some(Server { state: Slot::Starting { .. }, .. }) => self.kill_server(out),
+            Some(Server { state: Slot::Starting { .. }, .. }) => self.kill_server(now, out),
             _ => {}
         }
     }
 
-    fn kill_server(&mut self, out: &mut Vec<Action>) {
+    fn kill_server(&mut self, now: u64, out: &mut Vec<Action>) {
+        let killed = self.killed(now);
         if let Some(server) = &mut self.server
-            && !matches!(server.state, Slot::Empty | Slot::Stopping(Stage::Killed))
+            && !server.state.is_vacant()
+            && !server.state.is_killed()
         {
-            server.state = Slot::Stopping(Stage::Killed);
+            server.state = killed;
             out.push(Action::KillServer);
+        }
+    }
+
+    /// Notes that the server was abandoned, or can be replaced after all.
+    pub(super) fn set_server(&mut self, state: Slot) {
+        if let Some(server) = &mut self.server {
+            server.state = state;
         }
     }
 
@@ -153,14 +164,14 @@ impl Machine {
     pub(super) fn expire_server(&mut self, now: u64, out: &mut Vec<Action>) {
         match self.server() {
             Some(Slot::Starting { give_up_at }) if now >= give_up_at => {
-                self.kill_server(out);
+                self.kill_server(now, out);
                 let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                 let cause =
                     format!("the fork server was not ready after {timeout:?} (start_timeout)");
                 self.start_death(None, give_up_at, cause, now, out);
             }
             Some(Slot::Stopping(Stage::Leaving { kill_at })) if now >= kill_at => {
-                self.kill_server(out);
+                self.kill_server(now, out);
             }
             _ => {}
         }

@@ -55,8 +55,12 @@ impl Spares {
         self.places.iter().copied().enumerate()
     }
 
+    pub(super) fn places_mut(&mut self) -> &mut [Slot] {
+        &mut self.places
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.places.iter().all(|place| *place == Slot::Empty)
+        self.places.iter().all(Slot::is_vacant)
     }
 }
 
@@ -97,7 +101,7 @@ impl Machine {
             }
             SpareEvent::StartFailed(cause) => {
                 if let Slot::Starting { give_up_at } = before {
-                    self.kill_spare(place, out);
+                    self.kill_spare(place, now, out);
                     self.start_death(None, give_up_at, cause, now, out);
                 }
             }
@@ -115,11 +119,11 @@ impl Machine {
                         let wait = (BACKOFF_FIRST_NS << doublings).min(BACKOFF_MAX_NS);
                         self.spares.not_before = now.saturating_add(wait);
                     }
-                    Slot::Empty | Slot::Stopping(_) => {}
+                    Slot::Empty | Slot::Stopping(_) | Slot::Lost => {}
                 }
             }
             SpareEvent::Ready => {}
-            SpareEvent::Faulty => self.kill_spare(place, out),
+            SpareEvent::Faulty => self.kill_spare(place, now, out),
         }
     }
 
@@ -182,15 +186,16 @@ impl Machine {
                     self.spares.places[place] = Slot::Stopping(Stage::Leaving { kill_at });
                     out.push(Action::DismissSpare(place));
                 }
-                Slot::Starting { .. } => self.kill_spare(place, out),
-                Slot::Empty | Slot::Stopping(_) => {}
+                Slot::Starting { .. } => self.kill_spare(place, now, out),
+                Slot::Empty | Slot::Stopping(_) | Slot::Lost => {}
             }
         }
     }
 
-    fn kill_spare(&mut self, place: usize, out: &mut Vec<Action>) {
-        if !matches!(self.spares.places[place], Slot::Empty | Slot::Stopping(Stage::Killed)) {
-            self.spares.places[place] = Slot::Stopping(Stage::Killed);
+    fn kill_spare(&mut self, place: usize, now: u64, out: &mut Vec<Action>) {
+        let state = self.spares.places[place];
+        if !state.is_vacant() && !state.is_killed() {
+            self.spares.places[place] = self.killed(now);
             out.push(Action::KillSpare(place));
         }
     }
@@ -200,13 +205,13 @@ impl Machine {
         for place in 0..self.spares.places.len() {
             match self.spares.places[place] {
                 Slot::Starting { give_up_at } if now >= give_up_at && !self.is_paused() => {
-                    self.kill_spare(place, out);
+                    self.kill_spare(place, now, out);
                     let timeout = std::time::Duration::from_nanos(self.policy.start_timeout_ns);
                     let cause = format!("a spare was not ready after {timeout:?} (start_timeout)");
                     self.start_death(None, give_up_at, cause, now, out);
                 }
                 Slot::Stopping(Stage::Leaving { kill_at }) if now >= kill_at => {
-                    self.kill_spare(place, out);
+                    self.kill_spare(place, now, out);
                 }
                 _ => {}
             }

@@ -1,5 +1,6 @@
 //! The pure core against a model of the outside world.
 
+mod abandoned;
 mod examples;
 mod pause;
 mod random;
@@ -39,6 +40,8 @@ struct World {
     spawns: usize,
     broken: Option<String>,
     finished: bool,
+    /// Processes that were killed, do not end, and are not waited for.
+    abandoned: usize,
     /// Starts that the system refuses from now on.
     refusals: usize,
     /// Why.
@@ -65,6 +68,7 @@ impl World {
             spawns: 0,
             broken: None,
             finished: false,
+            abandoned: 0,
             refusals: 0,
             trouble: Trouble::Lasting,
             told: Vec::new(),
@@ -204,6 +208,17 @@ impl World {
                 let stopped = all.filter(|process| process.stopped && !process.killed);
                 assert_eq!(stopped.count(), 0, "somebody stays stopped");
             }
+            Action::Abandon(place) => {
+                let process = match place {
+                    Place::Slot(slot) => self.processes[*slot].take(),
+                    Place::Spare(place) => self.spares[*place].take(),
+                    Place::Server => self.server.take(),
+                    Place::Nowhere => None,
+                };
+                let process = process.expect("a process that exists is abandoned");
+                assert!(process.killed, "nobody is abandoned before SIGKILL: {place:?}");
+                self.abandoned += 1;
+            }
             Action::StartFailed { retry_at, .. } => self.told.push(*retry_at),
             Action::Break(cause) => {
                 assert!(self.broken.is_none(), "the pool breaks once");
@@ -258,7 +273,7 @@ impl World {
                 match place {
                     Place::Slot(slot) => self.processes[*slot] = None,
                     Place::Spare(place) => self.spares[*place] = None,
-                    Place::Server => {}
+                    Place::Server | Place::Nowhere => {}
                 }
             }
             let (cause, unborn) = ("the server ended".into(), unborn.to_vec());
@@ -270,7 +285,15 @@ impl World {
         match place {
             Place::Slot(slot) => self.processes[slot].as_mut(),
             Place::Spare(place) => self.spares[place].as_mut(),
-            Place::Server => panic!("the fork server is never stopped"),
+            Place::Server | Place::Nowhere => panic!("the fork server is never stopped"),
+        }
+    }
+
+    /// One that was abandoned ends after all.
+    fn abandoned_exit(&mut self) {
+        if self.abandoned > 0 {
+            self.abandoned -= 1;
+            self.event(Event::AbandonedEnded);
         }
     }
 
@@ -331,6 +354,8 @@ fn policy(slots: usize) -> Policy {
         spares: 0,
         start_timeout_ns: 10 * SECOND,
         grace_ns: 2 * SECOND,
+        unkillable_after_ns: 10 * SECOND,
+        abandoned_max: 2,
         restart_limit: 3,
         restart_window_ns: 10 * SECOND,
     }
