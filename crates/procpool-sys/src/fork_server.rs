@@ -10,7 +10,7 @@ use std::ffi::c_void;
 use std::fs;
 use std::io;
 use std::mem;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr;
 use std::sync::atomic::AtomicU64;
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, dup2_stderr, setpgid};
 
 use crate::fork as watch;
+use crate::spawn::CLONE_INTO_CGROUP;
 
 /// The signal that a fork server's children send on their death is that of the server itself, SIGCHLD
 /// (clone(2), `CLONE_PARENT`); the system call wants zero here.
@@ -70,15 +71,16 @@ impl Forker {
 
     /// Forks a worker off this process. `birth` is where the kernel notes its id, as a C int, before it runs.
     ///
-    /// In the worker: it leads a process group of its own, and is no fork of a host ([`fork`](crate::fork)).
+    /// In the worker: it leads a process group of its own, and is no fork of a host ([`fork`](crate::fork)). It is
+    /// born in the cgroup (version 2) whose directory is given, if that can be, else in this process's.
     ///
     /// # Errors
     /// If this process has more than one thread, or with what the system says.
-    pub fn fork(&self, birth: &AtomicU64) -> io::Result<Side> {
+    pub fn fork(&self, birth: &AtomicU64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
         if thread_count()? > 1 {
             return Err(io::Error::new(io::ErrorKind::Deadlock, "a fork server has one thread"));
         }
-        match self.clone_process(birth)? {
+        match self.clone_process(birth, cgroup)? {
             0 => {
                 self.mend();
                 Ok(Side::Worker)
@@ -87,14 +89,38 @@ impl Forker {
         }
     }
 
-    fn clone_process(&self, birth: &AtomicU64) -> io::Result<i64> {
+    fn clone_process(&self, birth: &AtomicU64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<i64> {
         let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
         if !self.tid.is_null() {
             flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
         }
+        let result = match self.clone3(flags as u64, birth, cgroup) {
+            // Not into that cgroup, for whatever reason: the worker moves there itself.
+            Err(error) if cgroup.is_some() && !is_refusal(&error) && !is_shortage(&error) => {
+                self.clone3(flags as u64, birth, None)
+            }
+            result => result,
+        };
+        match result {
+            // Sandboxes forbid clone3, since a filter cannot look at its arguments, and allow the older call.
+            Err(error) if is_refusal(&error) => self.clone_the_old_way(flags, birth),
+            result => result,
+        }
+    }
+
+    fn clone3(
+        &self,
+        flags: u64,
+        birth: &AtomicU64,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> io::Result<i64> {
         // SAFETY: all zeroes is a valid value of this structure of numbers.
         let mut args: libc::clone_args = unsafe { mem::zeroed() };
-        args.flags = flags as u64;
+        args.flags = flags;
+        if let Some(cgroup) = cgroup {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = cgroup.as_raw_fd() as u64;
+        }
         args.exit_signal = EXIT_SIGNAL;
         args.parent_tid = birth.as_ptr() as u64;
         args.child_tid = self.tid as u64;
@@ -103,15 +129,7 @@ impl Forker {
         // This process has one thread, so no lock is held by a thread that the child lacks; `fork` has looked.
         // The kernel writes ids to `birth`, a word that is made for it, and to where the C library keeps its.
         let result = unsafe { libc::syscall(libc::SYS_clone3, args, len) };
-        if result >= 0 {
-            return Ok(result);
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            // Sandboxes forbid clone3, since a filter cannot look at its arguments, and allow the older call.
-            Some(libc::ENOSYS | libc::EPERM) => self.clone_the_old_way(flags, birth),
-            _ => Err(error),
-        }
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
     }
 
     fn clone_the_old_way(&self, flags: libc::c_int, birth: &AtomicU64) -> io::Result<i64> {
@@ -138,6 +156,16 @@ impl Forker {
         // The host does so too: whoever comes first, no signal for one group ever reaches the other.
         let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     }
+}
+
+/// What a call that is forbidden, or unknown, looks like.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+/// What any such call would find just so.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM))
 }
 
 /// How many threads this process has.
@@ -173,7 +201,7 @@ mod tests {
     #[test]
     fn a_process_with_threads_is_not_forked() {
         let birth = AtomicU64::new(7);
-        let error = Forker::of_this_thread().fork(&birth).unwrap_err();
+        let error = Forker::of_this_thread().fork(&birth, None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Deadlock);
         assert!(!other_threads().unwrap().is_empty());
     }

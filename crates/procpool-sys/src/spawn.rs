@@ -22,6 +22,7 @@ use nix::unistd::{Pid, setpgid};
 
 use crate::image::Image;
 use crate::pidfd;
+pub(crate) use born::CLONE_INTO_CGROUP;
 use born::{Failure, Plan};
 pub use environment::Environment;
 
@@ -182,10 +183,15 @@ impl Process {
     /// is some process's. If somebody else has reaped it (`waitpid(-1)`, SIGCHLD ignored) the number may be a
     /// stranger's by now, and the rest of the group is left to whoever looks for the worker's tree.
     fn signal_group_by_id(&self, signal: Signal) {
-        if matches!(self.exit(), Ok(None | Some(Exit::Code(_) | Exit::Signal(..)))) {
+        if self.is_ours() {
             // An error means that nobody is left in the group.
             let _ = killpg(Pid::from_raw(self.id as i32), signal);
         }
+    }
+
+    /// False if somebody else has reaped it: its id may be a stranger's by now.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.exit(), Ok(Some(Exit::Unknown)))
     }
 
     /// How it ended, if it has. It stays unreaped.

@@ -139,6 +139,38 @@ fn a_fork_server_does_without_clone3() {
     });
 }
 
+/// Goal: a forked worker is born in its cgroup, as one that is executed is: to move there would take it longer than to
+/// be forked, and nothing of it is ever outside.
+#[test]
+fn a_forked_worker_is_born_in_its_cgroup() {
+    if !is_installed("strace") {
+        return;
+    }
+    test(|| {
+        let pool = procpool::ProcessPool::builder().workers(1).build().unwrap();
+        if pool.containment().tree != procpool::Tree::Cgroup {
+            return println!("skipped: {}", pool.capabilities().cgroup);
+        }
+        let dir = TempDir::new();
+        let log = dir.path().join("log");
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-qq", "-o", log.to_str().unwrap(), "-e", "trace=clone3,openat"])
+            .args([HOST, "no-processes", "forked"]);
+        let left = Fixture::start(&mut strace).end();
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(left.status.success(), "{left:?}\n{log}");
+        let forked = |line: &&str| {
+            line.contains("CLONE_PARENT|")
+                && line.contains("CLONE_INTO_CGROUP")
+                && !line.contains("= -1")
+        };
+        assert!(log.lines().any(|line| forked(&line)), "{log}");
+        let moved: Vec<&str> = log.lines().filter(|line| line.contains("cgroup.procs")).collect();
+        assert!(moved.is_empty(), "it has moved: {moved:?}");
+    });
+}
+
 /// Goal: a system that has no process to give at the moment is asked again.
 /// Method: strace refuses the first three processes or threads of each thread of the host. It lets go of
 /// the workers once they have executed their program.

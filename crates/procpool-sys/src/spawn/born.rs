@@ -32,7 +32,7 @@ const CLONE_VM: u64 = 0x0000_0100;
 const CLONE_PIDFD: u64 = 0x0000_1000;
 const CLONE_VFORK: u64 = 0x0000_4000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A signal set as the kernel sees it; unlike the C library's calls, the system call also blocks the
 /// library's own signals.

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::epoll::EpollFlags;
 use procpool_sys::clock;
@@ -322,8 +322,11 @@ impl ForkServer {
     /// Sends as many requests as may wait for an answer.
     fn ask(&mut self) {
         while self.asked < ASKED_MAX.min(self.births.len()) {
-            let [control, stderr] = &self.births[self.asked].ends;
-            let fds = [control.as_fd(), stderr.as_fd()];
+            let Cradle { ends: [control, stderr], hold, .. } = &self.births[self.asked];
+            // One that cannot be opened now the worker finds itself.
+            let cgroup = hold.birth_dir().ok().flatten();
+            let fds = [Some(control), Some(stderr), cgroup.as_ref()];
+            let fds: Vec<BorrowedFd<'_>> = fds.into_iter().flatten().map(AsFd::as_fd).collect();
             match self.channel.send_frame_with(FrameKind::Fork, &[], &fds) {
                 // It is gone: what is asked of it now is settled at its burial.
                 Ok(()) => self.asked += 1,

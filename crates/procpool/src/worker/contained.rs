@@ -18,8 +18,8 @@ use crate::tree;
 /// host promises of its own death, 5 s.
 const WALK_MAX: Duration = Duration::from_secs(2);
 
-/// Moves this process to its cgroups, if it was not born there: one that was forked by a fork server, or spawned
-/// where the kernel refuses such births, and always to those of version 1.
+/// Moves this process to its cgroups, if it was not born there: where the kernel refuses such births, and always to
+/// those of version 1.
 pub(super) fn enter(contained: &Contained) -> Result<(), StartFault> {
     if contained.cgroups.is_empty() {
         return Ok(());

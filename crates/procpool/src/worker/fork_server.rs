@@ -4,7 +4,7 @@
 //! one that was executed: with its own channel, from its setup on.
 
 use std::env;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use procpool_sys::fork_server::{self, Forker, Side};
 use procpool_sys::title::Title;
@@ -42,7 +42,9 @@ pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> !
             Request::Bye => std::process::exit(0),
         };
         births += 1;
-        let forked = match forker.fork(block.next_birth(births)) {
+        // Control channel, standard error, and the cgroup if there is one.
+        let cgroup = descriptors.get(2).map(AsFd::as_fd);
+        let forked = match forker.fork(block.next_birth(births), cgroup) {
             Ok(Side::Server(pid)) => Forked::Born(pid),
             Ok(Side::Worker) => {
                 // The server's, of which this process has a copy.
@@ -83,6 +85,8 @@ fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>) -> ! {
     let (Some(control), Some(stderr)) = (descriptors.next(), descriptors.next()) else {
         std::process::exit(EXIT_CANNOT_START)
     };
+    // The cgroup's is for the server.
+    drop(descriptors);
     let channel = fork_server::set_stderr(stderr).and_then(|()| WorkerChannel::new(control));
     match channel {
         Ok(channel) => live(channel, title),
