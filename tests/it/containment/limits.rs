@@ -1,5 +1,6 @@
 //! Limits of memory and processes: what hits them ends, what does not goes on, and the verdict names them.
 
+use std::collections::BTreeSet;
 use std::hint;
 
 use procpool::{JobError, Memory, Oom, ProcessPool, Processes, Status};
@@ -118,18 +119,22 @@ fn a_job_cannot_start_more_processes_than_the_limit() {
     });
 }
 
-/// A job that forks without end, and each of its children too.
+/// A job that forks without end, and each of its children too. Each leaves the group and the session that it was
+/// born in.
 #[expect(unsafe_code, reason = "a bomb of forks is the point")]
 fn bomb(path: String) {
     say(&path, "lit");
     loop {
         // SAFETY: the child does nothing but fork, as its parent does.
-        unsafe { libc::fork() };
+        if unsafe { libc::fork() } == 0 {
+            // It leads no group, so it can.
+            let _ = nix::unistd::setsid();
+        }
     }
 }
 
 /// Goal: a fork bomb under a process limit is ended by `abort`, all of it; host and pool go on.
-/// Method: its processes are known by a variable in their environment.
+/// Method: its processes are known by a variable in their environment. No group holds two of them.
 /// Covers: F-21
 #[test]
 fn nothing_of_a_fork_bomb_is_alive_after_abort() {
@@ -145,6 +150,9 @@ fn nothing_of_a_fork_bomb_is_alive_after_abort() {
         assert_eq!(meeting.next().word, "lit");
         let worker = Watched::new(pool.workers()[0].pid);
         crate::support::wait_until("the bomb has gone off", || armed(&meeting.path()).len() > 40);
+        let sessions: BTreeSet<u32> =
+            armed(&meeting.path()).into_iter().filter_map(session).collect();
+        assert!(sessions.len() > 40, "one signal to a group reaches many: {sessions:?}");
         future.abort();
         assert!(matches!(future.result(), Err(JobError::Cancelled { started: true })));
         assert!(worker.ends_within(std::time::Duration::from_secs(2)));
@@ -155,6 +163,11 @@ fn nothing_of_a_fork_bomb_is_alive_after_abort() {
         });
         assert_eq!(pool.submit(|n: i32| n + 1, 1).result().unwrap(), 2);
     });
+}
+
+fn session(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(3)?.parse().ok()
 }
 
 /// The living processes of the bomb.

@@ -106,15 +106,22 @@ fn a_job_that_waits_for_its_retry_can_be_cancelled() {
 }
 
 /// Goal: a shutdown that cancels what is pending, or aborts, does not wait for the pause.
+/// Method: another job of the same worker ends first. Without a pause the older one would have gone before it, and
+/// killed another worker.
 #[test]
 fn a_shutdown_that_cancels_does_not_wait_for_retries() {
     test(|| {
         for how in [Shutdown::CancelPending, Shutdown::Abort] {
             let pool = patient();
             let future = pool.submit(abort, ());
-            wait_for_the_death(&pool);
+            wait_until("the job has died", || pool.stats().deaths > 0);
+            pool.submit(|()| (), ()).result().unwrap();
+            let stats = pool.stats();
+            assert_eq!((stats.deaths, stats.queued), (1, 1), "it waits: {stats:?}");
             pool.shutdown(how);
-            assert!(matches!(future.result(), Err(JobError::Cancelled { started: false })));
+            let outcome = future.outcome();
+            assert!(matches!(outcome.result, Err(JobError::Cancelled { started: false })));
+            assert_eq!((outcome.report.attempts, pool.stats().deaths), (1, 1), "it has waited");
         }
     });
 }
