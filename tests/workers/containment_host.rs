@@ -8,9 +8,11 @@
 use std::hint;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{self, Command};
 use std::time::Duration;
 
+use nix::sys::signal::{SigHandler, Signal};
 use procpool::{ProcessPool, Shutdown};
 
 fn main() {
@@ -22,6 +24,10 @@ fn main() {
         ["allocate"] => allocate(),
         ["processes", limit] => processes(limit.parse().unwrap()),
         ["say"] => say(),
+        ["large"] => large(),
+        ["first"] => first(),
+        ["reuse"] => reuse(),
+        ["reused"] => reused(),
         _ => panic!("no such story: {arguments:?}"),
     }
 }
@@ -135,7 +141,134 @@ fn processes(limit: u64) {
     println!("{:?}", pool.submit(count, ()).result().map_err(|error| error.to_string()));
 }
 
+// ---- a host in namespaces of its own -------------------------------------------------------------
+
+/// As process 1, to which every orphan comes, also those that are none of the pool's.
+fn first() {
+    assert_eq!(process::id(), 1);
+    let pool = ProcessPool::builder().workers(2).grace(Duration::from_millis(100)).build().unwrap();
+    println!("{:?}", pool.submit(|()| 42, ()).result());
+    // A daemon that has let go of everything, of a worker that then crashes and of one that is stopped.
+    println!("{:?}", pool.submit(daemon_and_crash, ()).result().map_err(|error| error.to_string()));
+    let future = pool.job(daemon_and_spin, ()).timeout(Duration::from_millis(300)).submit();
+    println!("{:?}", future.result().map_err(|error| error.to_string()));
+    println!("{:?}", pool.submit(|()| 43, ()).result());
+    let workers: Vec<u32> = pool.workers().iter().map(|worker| worker.pid).collect();
+    pool.shutdown(Shutdown::Drain);
+    // Whoever is process 1 reaps them; the pool's own children are not among them.
+    while let Ok(stranger) = nix::sys::wait::wait() {
+        let pid = stranger.pid().unwrap().as_raw() as u32;
+        assert!(!workers.contains(&pid), "the pool has left its worker {pid}");
+    }
+    let others = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        (pid != 1).then_some(pid)
+    });
+    println!("{:?}", others.collect::<Vec<_>>());
+}
+
+fn daemon(_: ()) {
+    started("(setsid sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1' &) & wait");
+}
+
+fn daemon_and_crash(_: ()) {
+    daemon(());
+    process::abort();
+}
+
+fn daemon_and_spin(_: ()) {
+    daemon(());
+    loop {
+        hint::spin_loop();
+    }
+}
+
+/// As process 1: a host whose worker's id passes to a stranger before the pool can know of the worker's death.
+fn reuse() {
+    let program = std::env::current_exe().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a host is not a worker")]
+    let mut host = Command::new(program)
+        .arg("reused")
+        .stdin(process::Stdio::piped())
+        .stdout(process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = io::BufReader::new(host.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let worker: u32 = said.next().unwrap().parse().unwrap();
+    signal(host.id(), Signal::SIGSTOP);
+    while !state(host.id()).starts_with('T') {
+        std::thread::yield_now();
+    }
+    signal(worker, Signal::SIGKILL);
+    // The kernel reaps it at once: its parent ignores SIGCHLD.
+    while !state(worker).is_empty() {
+        std::thread::yield_now();
+    }
+    let mut stranger = stranger_with(worker);
+    signal(host.id(), Signal::SIGCONT);
+    writeln!(host.stdin.take().unwrap(), "go").unwrap();
+    said.for_each(|line| println!("{line}"));
+    assert!(host.wait().unwrap().success());
+    println!("{}", if stranger.try_wait().unwrap().is_none() { "unharmed" } else { "hit" });
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+/// A process that has this id, and leads a group that has it too.
+fn stranger_with(id: u32) -> process::Child {
+    for _ in 0..100 {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (id - 1).to_string()).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a stranger is not a worker")]
+        let mut child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        if child.id() == id {
+            return child;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    panic!("nobody gets the id {id}");
+}
+
+fn signal(pid: u32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+/// The letter for a process's state; empty if there is none.
+fn state(pid: u32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().unwrap_or_default().trim_start().to_owned()
+}
+
+/// The host: its children are reaped by the kernel.
+#[expect(unsafe_code, reason = "to ignore a signal runs no code")]
+fn reused() {
+    // SAFETY: to ignore a signal runs no code.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
+    let pool = ProcessPool::builder().workers(1).build().unwrap();
+    pool.warm_up().unwrap();
+    println!("{}", pool.workers()[0].pid);
+    next_line();
+    // Its death is behind us when there is another.
+    println!("{:?}", pool.submit(|()| 42, ()).result());
+    pool.shutdown(Shutdown::Drain);
+    println!("deaths: {}", pool.stats().deaths);
+}
+
 // ---- what the machine allows ---------------------------------------------------------------------
+
+/// More than fits into a tiny /dev/shm, each way that large data goes.
+fn large() {
+    let pool = ProcessPool::builder().workers(2).build().unwrap();
+    let bytes = vec![7_u8; 8 << 20];
+    let shared = pool.share(bytes.clone());
+    println!(
+        "{:?}",
+        pool.submit(|shared: procpool::Shared<Vec<u8>>| shared.len(), shared).result()
+    );
+    let raw = procpool::Bytes::from(bytes.clone());
+    println!("{:?}", pool.submit(|raw: procpool::Bytes| raw, raw).result().map(|raw| raw.len()));
+    println!("{:?}", pool.submit(|plain: Vec<u8>| plain, bytes).result().map(|plain| plain.len()));
+}
 
 fn say() {
     let pool = match ProcessPool::builder().workers(1).build() {

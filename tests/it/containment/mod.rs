@@ -5,6 +5,7 @@
 
 mod limits;
 mod machine;
+mod namespaces;
 mod tree;
 
 use std::fs;

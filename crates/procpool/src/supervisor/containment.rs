@@ -102,7 +102,7 @@ impl Worker {
     /// Sends SIGTERM to the worker's group, which may end the worker and leave the rest of its tree to be
     /// found.
     pub(super) fn terminate(&mut self) {
-        if self.hold.group.is_none() {
+        if self.hold.group.is_none() && self.process.is_ours() {
             self.census = Census::below(self.process.id());
         }
         self.process.terminate_group();
@@ -118,7 +118,9 @@ impl Worker {
         // Not the worker first: it adopts the orphans below it, and without it nobody could tell them from
         // the orphans of others. It is stopped so that its job does not go on starting some.
         let _ = pidfd::stop(self.process.pidfd());
-        self.survivors = tree::kill_below(self.process.id(), WALK_MAX);
+        if self.process.is_ours() {
+            self.survivors = tree::kill_below(self.process.id(), WALK_MAX);
+        }
         self.process.kill_group();
     }
 
