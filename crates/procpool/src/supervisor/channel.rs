@@ -19,7 +19,7 @@ use procpool_wire::block::{
 use procpool_wire::elements::{self, Kind};
 use procpool_wire::frame::{self, Decoder, Frame, FrameKind};
 
-use super::entry::{Completion, Entry, Next, StopReason, Streamed};
+use super::entry::{Completion, Entry, Next, Recorded, StopReason, Streamed};
 use crate::attachments::List;
 use crate::attachments::carrier::{AttachFrame, Carrier};
 use crate::cell::JobCell;
@@ -370,14 +370,8 @@ impl PoolChannel {
         match self.awaiting.take() {
             Some((header, kind, len)) if len == body.len() as u64 => {
                 let attachments = self.attachments_of(&header);
-                let mut element = Vec::new();
-                if element.try_reserve_exact(elements::padded(body.len())).is_err() {
-                    return self.set_fault("no memory for the worker's result");
-                }
-                elements::push(&mut element, kind, &body);
-                drop(body);
                 harvest.any = true;
-                self.take_record(&header, &element, attachments, harvest);
+                self.take_record(&header, Recorded::Streamed(kind, body), attachments, harvest);
             }
             _ => self.set_fault("the worker sent a payload that it had not announced"),
         }
@@ -401,7 +395,7 @@ impl PoolChannel {
                 }
                 Ok(Some((header, Body::Inline))) => {
                     harvest.any = true;
-                    self.take_record(&header, &body, None, harvest);
+                    self.take_record(&header, Recorded::Elements(&body), None, harvest);
                 }
                 Ok(Some((header, Body::Streamed(len)))) => {
                     harvest.any = true;
@@ -421,7 +415,7 @@ impl PoolChannel {
     fn take_record(
         &mut self,
         header: &ResultHeader,
-        recorded: &[u8],
+        recorded: Recorded<'_>,
         attachments: Option<List>,
         harvest: &mut Harvest,
     ) {
@@ -458,7 +452,10 @@ impl PoolChannel {
             };
         }
         entry.note_run(self.pid, self.slot, header, leaked);
-        self.take_elements(index, header, recorded, attachments, harvest);
+        match recorded.elements() {
+            Some(elements) => self.take_elements(index, header, &elements, attachments, harvest),
+            None => self.set_fault("no memory for the worker's result"),
+        }
     }
 
     fn take_elements(

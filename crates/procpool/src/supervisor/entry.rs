@@ -1,5 +1,6 @@
 //! One submitted job on the pool's side: what to send, what has come back, how it ends.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,41 @@ struct Past {
     /// Workers that the current element has killed, each in one attempt.
     kills: u32,
     report: Report,
+}
+
+/// Outcomes, as a worker has recorded them.
+pub(crate) enum Recorded<'a> {
+    /// One after another, as they stood in the shared memory.
+    Elements(&'a [u8]),
+    /// A single one, which came over the socket.
+    Streamed(Kind, Vec<u8>),
+}
+
+impl<'a> Recorded<'a> {
+    /// The single outcome that this is, if it is one.
+    #[inline]
+    fn single(self) -> Option<(Kind, Bytes)> {
+        match self {
+            Recorded::Elements(elements) => {
+                let (kind, bytes, rest) = elements::split_first(elements)?;
+                rest.is_empty().then(|| (kind, Bytes::from_slice(bytes)))
+            }
+            Recorded::Streamed(kind, bytes) => Some((kind, Bytes::from_vec(bytes))),
+        }
+    }
+
+    /// The outcomes one after another; `None` if there is no memory for them.
+    pub(crate) fn elements(self) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Recorded::Elements(elements) => Some(Cow::Borrowed(elements)),
+            Recorded::Streamed(kind, bytes) => {
+                let mut element = Vec::new();
+                element.try_reserve_exact(elements::padded(bytes.len())).ok()?;
+                elements::push(&mut element, kind, &bytes);
+                Some(Cow::Owned(element))
+            }
+        }
+    }
 }
 
 /// Why a running job was stopped.
@@ -319,22 +355,19 @@ impl Entry {
     /// Ends a job of one element with its recorded outcome, without a copy in between.
     pub(crate) fn complete_single(
         self,
-        elements: &[u8],
+        recorded: Recorded<'_>,
         attachments: Option<List>,
         report: Report,
     ) -> Option<Completion> {
-        let (kind, bytes, rest) = elements::split_first(elements)?;
-        if !rest.is_empty() {
-            return None;
-        }
+        let (kind, bytes) = recorded.single()?;
         let result = match kind {
             Kind::Value => Ok(match attachments {
-                None => Value::Bytes(Bytes::from_slice(bytes)),
-                Some(list) => Value::Attached(Box::new((bytes.to_vec(), list))),
+                None => Value::Bytes(bytes),
+                Some(list) => Value::Attached(Box::new((bytes.into_vec(), list))),
             }),
             fault => {
                 let limit = self.limits.as_ref().and_then(|limits| limits.payload);
-                Err(recorded_error(fault, bytes, &self.cell.label(), limit))
+                Err(recorded_error(fault, &bytes, &self.cell.label(), limit))
             }
         };
         Some(Completion { cell: self.cell, ended: Ended::new(result, report) })
@@ -364,7 +397,8 @@ impl Entry {
             Some(Part::Failed(error)) => self.complete(Err(error)),
             Some(Part::Recorded { elements, attachments }) => {
                 // `record` has looked at these bytes, so they are one element.
-                self.complete_single(&elements, attachments, report).expect("one whole element")
+                let recorded = Recorded::Elements(&elements);
+                self.complete_single(recorded, attachments, report).expect("one whole element")
             }
         }
     }
