@@ -22,6 +22,7 @@ fn main() {
     match arguments[..] {
         ["tree", end, stderr, meeting] => tree(end, stderr, meeting),
         ["allocate"] => allocate(),
+        ["watched"] => watched(),
         ["processes", limit] => processes(limit.parse().unwrap()),
         ["say"] => say(),
         ["large"] => large(),
@@ -113,8 +114,50 @@ fn allocate() {
     println!("{:?}", pool.containment().memory);
     let fill = |mebibytes: usize| hint::black_box(vec![1_u8; mebibytes << 20]).len();
     println!("{:?}", pool.submit(fill, 16).result().map_err(|error| error.to_string()));
-    println!("{:?}", pool.submit(fill, 256).result().map_err(|error| error.to_string()));
+    println!("{:?}", pool.submit(fill, 2048).result().map_err(|error| error.to_string()));
     println!("{:?}", pool.submit(fill, 16).result().map_err(|error| error.to_string()));
+}
+
+/// Jobs within and beyond a limit that is kept by looking. Those that are beyond it stay there.
+fn watched() {
+    let pool = ProcessPool::builder().workers(1).memory_limit(64 << 20).build().unwrap();
+    println!("{:?}", pool.containment().memory);
+    let reserve =
+        |mebibytes: usize| hint::black_box(Vec::<u8>::with_capacity(mebibytes << 20)).capacity();
+    println!("{:?}", pool.submit(reserve, 200).result().map_err(|error| error.to_string()));
+    let hold = |mebibytes: usize| -> usize {
+        let filled = hint::black_box(vec![1_u8; mebibytes << 20]);
+        std::thread::park();
+        filled.len()
+    };
+    println!("{:?}", pool.submit(hold, 100).result().map_err(|error| error.to_string()));
+    // Three processes, each of which is within the limit.
+    let family = |()| {
+        let line = "(head -c 30000000 /dev/zero; sleep 1000) | tail -n 1 &";
+        Command::new("sh").args(["-c", &format!("{} wait", line.repeat(3))]).status().unwrap();
+    };
+    println!("{:?}", pool.submit(family, ()).result().map_err(|error| error.to_string()));
+    println!("{:?}", pool.submit(|()| 42, ()).result().map_err(|error| error.to_string()));
+    // Nobody looks while there is nothing to look at: how often the supervisor wakes.
+    let supervisor = supervisor().unwrap();
+    let before = switches(&supervisor);
+    std::thread::sleep(Duration::from_millis(500));
+    println!("{}", switches(&supervisor) - before);
+}
+
+/// The supervisor's directory in /proc.
+fn supervisor() -> Option<std::path::PathBuf> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| task.path());
+    let is_it = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "procpool")
+    };
+    tasks.into_iter().find(is_it)
+}
+
+fn switches(task: &std::path::Path) -> u64 {
+    let status = std::fs::read_to_string(task.join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 fn processes(limit: u64) {
@@ -271,6 +314,7 @@ fn large() {
 }
 
 fn say() {
+    println!("as {} for {}", nix::unistd::geteuid(), nix::unistd::getuid());
     let pool = match ProcessPool::builder().workers(1).build() {
         Ok(pool) => pool,
         Err(error) => return println!("no pool: {error}"),

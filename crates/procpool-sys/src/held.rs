@@ -72,7 +72,8 @@ pub fn resident_bytes() -> io::Result<u64> {
     Ok(pages * page_bytes())
 }
 
-fn page_bytes() -> u64 {
+/// How many bytes a page of memory has.
+pub fn page_bytes() -> u64 {
     // SAFETY: the call takes an integer and touches no memory of ours.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(bytes).unwrap_or(4096)

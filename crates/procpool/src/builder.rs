@@ -481,7 +481,8 @@ impl ProcessPoolBuilder {
     /// # Errors
     /// [`is_setting`](Error::is_setting) if a setting makes no sense; [`is_init_missing`](Error::is_init_missing)
     /// if the program has not called [`init`](crate::init); in a job of a pool that is itself within the jobs of
-    /// three others, that this is too deep; else what the system refused.
+    /// three others, that this is too deep; that the program has its privileges from its file in a way that its workers
+    /// could not know it by (see the crate's page); else what the system refused.
     pub fn build(mut self) -> Result<ProcessPool, Error> {
         if let Some(fault) = self.fault {
             return Err(Error::setting(fault));

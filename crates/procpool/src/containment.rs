@@ -27,7 +27,8 @@ pub enum Tree {
     /// (cgroups(7)).
     Cgroup,
     /// A process between pool and worker adopts all orphans and kills them. No pool of this version works
-    /// so: where there is no cgroup it is [`ProcessGroup`](Tree::ProcessGroup).
+    /// so: where there is no cgroup it is [`ProcessGroup`](Tree::ProcessGroup). The worker itself adopts its
+    /// orphans there, but one that crashes adopts nobody any more.
     Subreaper,
     /// No cgroup can be made here. While a worker lives, everything below it is found and killed, daemons
     /// included. When it has died by itself its process group is killed, and what still holds its standard
@@ -44,11 +45,15 @@ pub enum Memory {
     /// By its cgroup: all that the worker and the processes below it have in memory counts, and the kernel
     /// kills when it is too much.
     Cgroup,
-    /// By RLIMIT_AS (setrlimit(2)): what each process asks for counts, whether or not it is used, and
-    /// allocations fail when it is too much, which in Rust ends the process by SIGABRT.
+    /// By RLIMIT_AS alone (setrlimit(2)), where the kernel lists no children of processes: what each process asks for
+    /// counts, whether or not it is used, and allocations fail when it is too much, which in Rust ends the process by
+    /// SIGABRT.
     AddressSpace,
-    /// By looking at the resident memory from time to time. No pool of this version works so:
-    /// RLIMIT_AS is there on every Linux.
+    /// By looking: while jobs run, the pool adds up what the worker and all below it have in memory, as often as the
+    /// rest of the limit can be filled, and kills the worker when it is too much. What the worker has when it becomes
+    /// ready does not count; what its processes share counts for each. RLIMIT_AS is set beside it, to four times the
+    /// limit and at least 1 GiB for each process, for what is filled faster than anybody looks: an allocation beyond
+    /// that fails.
     Watched,
 }
 

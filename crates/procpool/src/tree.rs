@@ -239,6 +239,19 @@ fn children_of(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| numbers(&list)).collect()
 }
 
+/// How many bytes of a process and of all below it are in memory (proc_pid_statm(5)). What several of them share
+/// counts for each. 0 if there is no such process.
+pub(crate) fn resident(root: u32) -> u64 {
+    let mut pages = 0;
+    let mut parents = vec![root];
+    while let Some(pid) = parents.pop() {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+        pages += statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        parents.extend(children_of(pid));
+    }
+    pages * procpool_sys::held::page_bytes()
+}
+
 /// Whether the kernel lists the children of processes.
 pub(crate) fn can_list_children() -> bool {
     Path::new("/proc/thread-self/children").exists()

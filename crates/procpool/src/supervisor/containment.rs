@@ -12,6 +12,7 @@ use procpool_sys::spawn::Exit;
 use procpool_wire::handshake::Contained;
 
 use super::cgroup::{Group, Limits, counter};
+use super::memory::MemoryWatch;
 use super::{Inner, Supervisor, Worker};
 use crate::job_error::Oom;
 use crate::tree::{self, Census};
@@ -28,6 +29,8 @@ pub(super) struct Hold {
     /// Where there is none its processes have to be looked for.
     group: Option<Group>,
     limits: Limits,
+    /// The watch over its memory, if there is a limit that no cgroup keeps.
+    pub(super) watch: Option<MemoryWatch>,
     /// The machine's count of kills for want of memory, at some time before the worker was started.
     machine_oom_kills: Option<u64>,
 }
@@ -41,7 +44,10 @@ impl Hold {
         let mut cgroups = supervisor.inner.cgroups();
         let group = cgroups.take()?;
         let machine_oom_kills = cgroups.machine_oom_kills();
-        Ok(Hold { group, limits: cgroups.limits(), machine_oom_kills })
+        let limits = cgroups.limits();
+        let unkept = limits.memory.filter(|_| !group.as_ref().is_some_and(Group::keeps_memory));
+        let watch = unkept.filter(|_| tree::can_list_children()).map(MemoryWatch::new);
+        Ok(Hold { group, limits, watch, machine_oom_kills })
     }
 
     /// The cgroup to be born in.
@@ -55,7 +61,10 @@ impl Hold {
         Contained {
             cgroups: group.map_or_else(Vec::new, Group::paths),
             kill_file: group.and_then(Group::kill_file),
-            address_space: self.limits.memory.filter(|_| !group.is_some_and(Group::keeps_memory)),
+            address_space: match self.watch {
+                Some(watch) => Some(watch.address_space()),
+                None => self.limits.memory.filter(|_| !group.is_some_and(Group::keeps_memory)),
+            },
             processes: self.limits.processes.filter(|_| !group.is_some_and(Group::keeps_processes)),
         }
     }
@@ -69,6 +78,9 @@ impl Hold {
 
     /// Whether the worker was killed for want of memory.
     fn oom(&self, exit: Exit) -> Oom {
+        if self.watch.is_some_and(|watch| watch.found.is_some()) {
+            return Oom::Yes;
+        }
         let Exit::Signal(libc::SIGKILL, _) = exit else {
             return if exit == Exit::Unknown { Oom::Unknown } else { Oom::No };
         };
@@ -84,6 +96,10 @@ impl Hold {
     /// Which limit an end has to do with, if any.
     fn limit_hit(&self, exit: Exit, oom: Oom, tail: &str) -> Option<String> {
         let limit = format!("memory limit of {}", Bytes(self.limits.memory?));
+        if let Some(found) = self.watch.and_then(|watch| watch.found) {
+            let found = Bytes(found >> 20 << 20);
+            return Some(format!("killed at the {limit}: more than {found} were in use"));
+        }
         match exit {
             _ if oom == Oom::Yes => Some(format!("killed at the {limit}")),
             // What Rust's allocator says before it aborts.

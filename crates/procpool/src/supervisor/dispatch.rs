@@ -92,6 +92,8 @@ pub(crate) struct Dispatch {
     cursor: usize,
     /// When the supervisor must look for jobs whose time is over; `u64::MAX` if no job has a limit.
     look_at: u64,
+    /// If the memory of workers is watched: how soon after a job's start, and then again, as long as one runs.
+    pub(crate) memory_look: Option<Duration>,
     /// A channel may have something to write that did not fit.
     pub(crate) writing: bool,
     discard: bool,
@@ -161,6 +163,7 @@ impl Dispatch {
             highest_sent: i32::MIN,
             cursor: 0,
             look_at: u64::MAX,
+            memory_look: None,
             writing: false,
             discard: false,
             pace: Pace::Going,
@@ -185,7 +188,7 @@ impl Dispatch {
     pub(crate) fn accept(&mut self, mut entry: Entry) -> bool {
         self.stats.submitted += 1;
         entry.sequence = self.queue.number();
-        let must_look = entry.first_look().is_some_and(|after| self.look_no_later_than(after));
+        let must_look = self.first_look(&entry).is_some_and(|after| self.look_no_later_than(after));
         if entry.cell.priority > self.lowest_sent {
             self.make_way(entry.cell.priority);
         }
@@ -209,8 +212,13 @@ impl Dispatch {
         }
     }
 
+    /// How soon after its start a job is to be looked at, if at all.
+    fn first_look(&self, entry: &Entry) -> Option<Duration> {
+        entry.first_look().into_iter().chain(self.memory_look).min()
+    }
+
     /// A job with this limit may start now. True if the supervisor would look too late.
-    fn look_no_later_than(&mut self, timeout: Duration) -> bool {
+    pub(crate) fn look_no_later_than(&mut self, timeout: Duration) -> bool {
         let at = clock::monotonic_ns().saturating_add(nanoseconds(timeout));
         let sooner = at < self.look_at;
         self.look_at = self.look_at.min(at);
@@ -309,11 +317,11 @@ impl Dispatch {
     }
 
     fn send(&mut self, slot: usize, entry: Entry) -> Result<(), Entry> {
+        let first_look = self.first_look(&entry);
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);
         };
-        let (cell, priority, first_look) =
-            (Arc::clone(&entry.cell), entry.cell.priority, entry.first_look());
+        let (cell, priority) = (Arc::clone(&entry.cell), entry.cell.priority);
         let ticket = channel.send(entry)?;
         Place::Sent(slot, ticket.index).note(&cell);
         if self.sent == 0 {

@@ -28,6 +28,7 @@ mod idle;
 mod index_set;
 mod lines;
 pub(crate) mod machine;
+mod memory;
 mod notes;
 mod obituary;
 mod pause;
@@ -200,6 +201,8 @@ pub(crate) struct Supervisor {
     spares: Vec<Option<Spare>>,
     /// Processes that were killed and do not end.
     abandoned: Vec<Option<Abandoned>>,
+    /// When the memory of workers is looked at again, if any is watched.
+    memory_look_at: u64,
     /// Slots whose results are looked for without being asked to.
     hot: Vec<usize>,
     buffer: Vec<u8>,
@@ -322,6 +325,7 @@ impl Supervisor {
             keeper: Keeper::new(),
             spares: (0..spares).map(|_| None).collect(),
             abandoned: Vec::new(),
+            memory_look_at: 0,
             hot: Vec::new(),
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
@@ -523,6 +527,7 @@ impl Supervisor {
         self.check_server_hangup();
         self.check_spare_hangups();
         self.answer_requests();
+        self.watch_memory();
         self.handle_events();
         let now = clock::monotonic_ns();
         if self.machine.deadline().is_some_and(|due| due <= now) {

@@ -108,6 +108,7 @@ impl Supervisor {
         worker.tap.settle(Some(slot));
         channel.move_in(slot, pid, self.cpu_of(slot));
         self.workers[slot] = Some(worker);
+        self.begin_memory_watch(slot);
         self.notes.add(events::Event::WorkerStarting { worker: slot, pid });
         let after = Duration::ZERO;
         self.notes.add(events::Event::WorkerReady { worker: slot, pid, after });

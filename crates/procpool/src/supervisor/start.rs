@@ -230,6 +230,7 @@ impl Supervisor {
                 // Told before `warm_up` can return because of it.
                 self.note_ready(slot);
                 self.notes.tell();
+                self.begin_memory_watch(slot);
                 self.inner.dispatch().ready(slot);
                 self.events.push(Event::Ready(slot));
                 self.inner.changed.notify_all();

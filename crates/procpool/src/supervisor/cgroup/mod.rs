@@ -28,6 +28,7 @@ use procpool_sys::{clock, pidfd};
 
 use super::containment::machine_oom_kills;
 use crate::containment::{Capabilities, Capability, Containment, Memory, Processes, Tree};
+use crate::tree;
 use dir::PoolDir;
 use place::{Hierarchy, is_shortage};
 
@@ -310,6 +311,7 @@ impl Cgroups {
             None => Memory::Unlimited,
             Some(_) => match self.memory_controller() {
                 Capability::Present(_) => Memory::Cgroup,
+                Capability::Missing(_) if tree::can_list_children() => Memory::Watched,
                 Capability::Missing(_) => Memory::AddressSpace,
             },
         };

@@ -26,6 +26,13 @@ impl Dispatch {
         }
     }
 
+    /// The slots whose workers have jobs.
+    pub(crate) fn busy(&self) -> Vec<usize> {
+        let has_jobs = |channel: &PoolChannel| channel.in_flight() > 0;
+        let slots = 0..self.channels.len();
+        slots.filter(|slot| self.channels[*slot].as_ref().is_some_and(has_jobs)).collect()
+    }
+
     /// For a worker that is idle: a number that each job that is sent to it changes.
     pub(crate) fn idle_since_job(&self, slot: usize) -> Option<u32> {
         let channel = self.channels[slot].as_ref()?;

@@ -155,6 +155,9 @@ impl Dispatch {
             }
             next = next.min(look_at);
         }
+        if let Some(after) = self.memory_look.filter(|_| self.sent > 0) {
+            next = next.min(now.saturating_add(nanoseconds(after)));
+        }
         self.look_at = next;
         completions
     }
