@@ -15,6 +15,7 @@ pub mod lent;
 pub mod limits;
 pub mod mapping;
 pub mod pidfd;
+pub mod privileges;
 pub mod sealed;
 pub mod spawn;
 pub mod stack;

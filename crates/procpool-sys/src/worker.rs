@@ -19,6 +19,7 @@ use nix::sys::signal::{
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgrp, getpid, getppid, setpgid};
 
+use crate::privileges;
 use crate::spawn::WORKER_VARIABLE;
 
 /// How much more likely the kernel's out-of-memory killer shall find a worker than its host: half the
@@ -37,9 +38,13 @@ pub fn is_worker() -> bool {
 /// Afterwards: descriptors 0 (`/dev/null`), 1, 2 and the channel are all there are; the signal mask is
 /// empty and nothing is ignored but SIGPIPE, as Rust programs expect; no core is dumped; the process
 /// leads its group. Must be called before the process has a second thread.
+///
+/// # Errors
+/// Among others if this program has privileges that whoever asks it to be a worker has not.
 pub fn enter() -> io::Result<OwnedFd> {
     // SAFETY: the process has one thread: this is the first line of main, or before it.
     unsafe { env::remove_var(WORKER_VARIABLE) };
+    privileges::check_host(io::stdin())?;
     close_from_three()?;
     let stdin = io::stdin();
     let control = duplicate(&stdin)?;

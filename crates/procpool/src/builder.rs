@@ -5,11 +5,13 @@ mod limits;
 use std::any::type_name;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use procpool_sys::image::Function;
+use procpool_sys::privileges;
 use procpool_sys::spawn::Environment;
 use procpool_wire::elements;
 use procpool_wire::handshake::Role;
@@ -39,6 +41,10 @@ const STACK_SIZE: usize = 8 << 20;
 /// How long a job that killed its worker waits before its first retry, and at most: long enough for what it
 /// collided with to be over, short beside what a person waits for.
 const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Why a program with such privileges has no workers that are copies of itself.
+const RAISED_PRIVILEGES: &str = "this program runs with raised privileges (file capabilities, a set group id, or a \
+                                 set user id that is not in force), and its workers could not tell it from whoever \
+                                 runs it: give it its privileges another way, or use worker_program";
 /// The most workers: each has three descriptors in the host, and hosts are commonly limited to 1024.
 const WORKERS_MAX: usize = 4096;
 
@@ -398,9 +404,13 @@ impl ProcessPoolBuilder {
     /// * By a cgroup with a memory controller, of version 2 or 1. What is in memory counts, page cache and
     ///   shared memory included. A worker that needs more is killed, and the job's
     ///   [`Death`](crate::Death) says so: `oom` is [`Oom::Yes`](crate::Oom::Yes) and `detail` names the limit.
-    /// * Else by RLIMIT_AS (setrlimit(2)), set to what the worker has mapped when it starts, the stack of its job
-    ///   thread and this. It counts address space, used or not, in each process separately. An allocation that
-    ///   would exceed it fails, which in Rust ends the process by SIGABRT; `detail` names the limit then.
+    /// * Else by looking: while jobs run, the pool adds up what the worker and all below it have in memory beyond what
+    ///   the worker had when it was ready, and kills it when that is too much; the `Death` reads as above. It looks as
+    ///   often as the rest can be filled, every 100 ms at least, and never while no job runs. What was used and given
+    ///   back between two looks was not seen. Beside it stands RLIMIT_AS (setrlimit(2)) with room for four times the
+    ///   limit, and at least for 1 GiB, in each process: an allocation beyond that fails, which in Rust ends the process by SIGABRT; `detail`
+    ///   names the limit then too. Programs may reserve more than they use, but not without end.
+    /// * Where /proc does not list the children of processes there is RLIMIT_AS alone, with room for this limit.
     ///
     /// The limit is in force before the initializer and any job.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
@@ -499,6 +509,12 @@ impl ProcessPoolBuilder {
             return Err(Error::setting(
                 "preload: there is no fork server to load anything (StartMethod::ForkServer)",
             ));
+        }
+        if self.settings.worker_program.is_none()
+            && privileges::are_raised()
+            && !privileges::are_of_a_user()
+        {
+            return Err(Error::system(RAISED_PRIVILEGES, io::ErrorKind::PermissionDenied));
         }
         self.settings.workers = match self.workers {
             Some(workers) => workers,

@@ -6,6 +6,7 @@
 mod limits;
 mod machine;
 mod namespaces;
+mod privileges;
 mod tree;
 
 use std::fs;
