@@ -60,12 +60,13 @@ fn nobody_poses_as_the_host_of_a_program_with_privileges() {
         let dir = TempDir::new();
         let Some(program) = of_another_user(&dir) else { return };
         let (ours, theirs) = UnixStream::pair().unwrap();
+        // One that takes it for its host then finds that it says nothing.
+        drop(ours);
         let output = Command::new(program)
             .env("PROCPOOL_WORKER", "1")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .output();
-        drop(ours);
-        let output = output.unwrap();
+            .output()
+            .unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success());
         assert!(errors.contains("raised privileges"), "{errors}");
