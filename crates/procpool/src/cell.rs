@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use crate::attachments::List;
-use crate::executor::Control;
+use crate::executor::{Control, Promise};
 use crate::job_error::{JobError, Label};
 use crate::job_id::JobId;
 use crate::report::{Done, Progress, Report};
@@ -232,6 +232,23 @@ impl JobCell {
 
     /// Ends the job, unless it has ended. Wakes whoever waits; the callbacks are the caller's to run.
     pub(crate) fn complete(&self, ended: Ended) -> Callbacks {
+        self.complete_with(ended, |waker| {
+            waker.wake();
+            None
+        })
+    }
+
+    /// The same on the thread of a caller who has come for another job, and may hold a lock that a waker wants: wakers
+    /// are among the callbacks, which run elsewhere.
+    pub(crate) fn complete_as_guest(&self, ended: Ended) -> Callbacks {
+        self.complete_with(ended, |waker| Some(Box::new(move |_| waker.wake())))
+    }
+
+    fn complete_with(
+        &self,
+        ended: Ended,
+        mut wake: impl FnMut(Waker) -> Option<Callback>,
+    ) -> Callbacks {
         let mut state = self.state();
         if self.done.load(Ordering::Relaxed) {
             return Callbacks::NONE;
@@ -239,7 +256,7 @@ impl JobCell {
         let waiters = std::mem::take(&mut state.waiters);
         let done = waiters
             .iter()
-            .any(|(_, waiter)| matches!(waiter, Waiter::Callback(_)))
+            .any(|(_, waiter)| matches!(waiter, Waiter::Callback(_) | Waiter::Waker(_)))
             .then(|| ended.done(self.id));
         state.ended = Some(ended);
         self.done.store(true, Ordering::Release);
@@ -248,11 +265,12 @@ impl JobCell {
         for (_, waiter) in waiters {
             match waiter {
                 Waiter::Thread(thread) => thread.unpark(),
-                Waiter::Waker(waker) => waker.wake(),
+                Waiter::Waker(waker) => callbacks.extend(wake(waker)),
                 Waiter::Group(group, index) => group.push(index),
                 Waiter::Callback(callback) => callbacks.push(callback),
             }
         }
+        let done = done.filter(|_| !callbacks.is_empty());
         Callbacks(done.map(|done| Box::new((done, callbacks))))
     }
 
@@ -319,12 +337,18 @@ impl JobCell {
     }
 
     /// Blocks until the job has ended or the deadline has passed; true if it has ended.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+    pub(crate) fn wait(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
         if self.is_done() {
             return true;
         }
         if self.control.is_inert() {
             return false;
+        }
+        let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
+        while in_time() && self.control.attend(&Promise(Arc::clone(self))) {
+            if self.is_done() {
+                return true;
+            }
         }
         let Ok(key) = self.add(Waiter::Thread(thread::current())) else {
             return true;

@@ -108,6 +108,11 @@ pub trait Control: Send + Sync {
     fn is_running(&self, job: &Promise) -> bool;
     /// The job's latest progress, while it runs.
     fn progress(&self, job: &Promise) -> Option<Progress>;
+    /// The calling thread is about to wait for the job, and may be used to bring its end about. True if some job has
+    /// ended meanwhile; false if the thread had better sleep. Takes microseconds either way.
+    fn attend(&self, _job: &Promise) -> bool {
+        false
+    }
     /// True in a forked child of the process that made the executor: nothing will ever happen there.
     fn is_inert(&self) -> bool;
 }

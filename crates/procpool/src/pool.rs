@@ -476,7 +476,11 @@ impl PoolCore {
         let accepted = self.0.hub.logs(Level::TRACE).then(|| Arc::clone(&entry.cell));
         let mut dispatch = self.admit(when_full)?;
         let wake = dispatch.accept(entry);
-        drop(dispatch);
+        if dispatch.has_room() {
+            drop(dispatch);
+        } else {
+            self.0.help_while_submitting(dispatch);
+        }
         if wake {
             self.0.wake();
         }
@@ -534,6 +538,10 @@ impl Control for Inner {
 
     fn progress(&self, job: &Promise) -> Option<Progress> {
         if fork::is_child() { None } else { self.dispatch().progress(&job.0) }
+    }
+
+    fn attend(&self, job: &Promise) -> bool {
+        Inner::attend(self, &job.0)
     }
 
     fn is_inert(&self) -> bool {

@@ -177,6 +177,11 @@ impl PoolChannel {
         self.in_flight
     }
 
+    /// How long jobs have been taking here.
+    pub(crate) fn average_ns(&self) -> u64 {
+        self.average_ns
+    }
+
     /// Changes with each job that is sent.
     pub(crate) fn generation(&self) -> u32 {
         self.generation

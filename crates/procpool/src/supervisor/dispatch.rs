@@ -45,6 +45,8 @@ pub(crate) enum Request {
     StopJob(usize, Manner),
     /// The job that was to stop has returned.
     Returned(usize),
+    /// The worker of this slot has run all the jobs it shall.
+    Spent(usize),
     /// The worker of this slot broke the rules.
     Faulty(usize),
     /// End the pool.
@@ -90,6 +92,12 @@ pub(crate) struct Dispatch {
     highest_sent: i32,
     /// Where the last job went when no worker was idle.
     cursor: usize,
+    /// How often callers have read results.
+    pub(super) helped: u64,
+    /// The slot that was helped last.
+    pub(super) turn: usize,
+    /// Jobs submitted to workers without room since a submitter last helped.
+    pub(super) submits: u32,
     /// When the supervisor must look for jobs whose time is over; `u64::MAX` if no job has a limit.
     look_at: u64,
     /// If the memory of workers is watched: how soon after a job's start, and then again, as long as one runs.
@@ -162,6 +170,9 @@ impl Dispatch {
             lowest_sent: i32::MAX,
             highest_sent: i32::MIN,
             cursor: 0,
+            helped: 0,
+            turn: 0,
+            submits: 0,
             look_at: u64::MAX,
             memory_look: None,
             writing: false,
@@ -576,6 +587,20 @@ impl Dispatch {
     /// Jobs that could run now if there were a worker.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// True if no job waits for room at a worker.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Where the job is, if it is at a worker.
+    pub(super) fn slot_of(&self, cell: &Arc<JobCell>) -> Option<usize> {
+        self.ticket_of(cell).map(|(slot, _)| slot)
     }
 
     pub(crate) fn has_idle(&self) -> bool {

@@ -6,6 +6,7 @@
 //! * [`retry`] holds the jobs that killed their worker and wait to be tried again: pure.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
 //! * [`pause`] stops workers in their tracks, and lets them go on.
+//! * [`helping`] is what callers do for the supervisor while they wait or submit.
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out, [`abandoned`] is the
 //!   fate of those that do not end.
 //! * [`notes`] is what all of them have to tell of, for receivers and logs.
@@ -24,6 +25,7 @@ mod cpu_limit;
 pub(crate) mod dispatch;
 pub(crate) mod entry;
 mod fork_server;
+mod helping;
 mod idle;
 mod index_set;
 mod lines;
@@ -41,7 +43,10 @@ mod stderr;
 mod wake;
 
 use std::hint;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use procpool_sys::clock;
@@ -54,7 +59,7 @@ use crate::attachments::regions::Keeper;
 use crate::builder::{Settings, Shutdown};
 use crate::cell::Callbacks;
 use crate::events::{self, Hub, StopStage};
-use crate::tree::{Census, Found, Stopped};
+use crate::tree::{self, Census, Stopped};
 use abandoned::Abandoned;
 use callbacks::CallbackThreads;
 use cgroup::{Cgroups, Limits};
@@ -75,6 +80,9 @@ use wake::Wake;
 
 /// How long the supervisor looks for more results before it sleeps: about what it costs to be woken.
 const SPIN_NS: u64 = 20_000;
+/// How long it leaves results to callers that read them themselves; with the kernel's slack about twice that. Then it
+/// looks whether anybody still does.
+const NAP: Duration = Duration::from_micros(50);
 /// While it spins, it looks at everything else every so many rounds.
 const ROUNDS_BETWEEN_LOOKS: u32 = 64;
 /// A dying worker's channel closes a moment before its process is seen to end. One that lives on longer
@@ -93,6 +101,10 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) image: &'static Image,
     dispatch: Mutex<Dispatch>,
+    /// A caller that waits is reading results.
+    lookout: AtomicBool,
+    /// How long to look for results before sleeping; 0 on a single processor.
+    spin_ns: u64,
     /// There may be room in the queue.
     pub(crate) room: Condvar,
     /// A worker became ready, or the pool broke or ended.
@@ -142,6 +154,13 @@ impl Inner {
         }
     }
 
+    /// The same on the thread of a caller who has come for something else: no code of others runs on it.
+    fn complete_as_guest(&self, completions: Vec<Completion>) {
+        for Completion { cell, ended } in completions {
+            self.callbacks.run(cell.complete_as_guest(ended));
+        }
+    }
+
     /// The same on a caller's thread; callbacks run on it.
     pub(crate) fn complete_here(&self, completions: Vec<Completion>) {
         self.hub.tell_ends(&completions);
@@ -161,7 +180,7 @@ struct Worker {
     /// What was below it when it was sent SIGTERM, where no cgroup holds it.
     census: Census,
     /// Processes below it that could not be killed.
-    survivors: Vec<Found>,
+    survivors: Vec<tree::Found>,
     /// What of it a pause has stopped.
     stopped: Stopped,
     /// Since when its channel is closed although it lives.
@@ -211,7 +230,8 @@ pub(crate) struct Supervisor {
     /// The demand that the core was last told of.
     demanded: usize,
     course: Course,
-    spin_ns: u64,
+    /// How often callers had read results when this thread last looked.
+    helped: u64,
 }
 
 /// Where a pool is on its way.
@@ -221,6 +241,17 @@ enum Course {
     /// It was asked to shut down.
     Ending,
     Finished,
+}
+
+/// What a look at the workers that had results has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Results,
+    Nothing,
+    /// Nothing, and jobs there take longer than it is worth to wait for without sleeping.
+    NothingSoon,
+    /// Callers have read results since the last look.
+    Helped,
 }
 
 #[derive(Clone, Copy)]
@@ -301,6 +332,8 @@ impl Supervisor {
         let limits = Limits { memory: settings.memory_limit, processes: settings.process_limit };
         let inner = Arc::new(Inner {
             dispatch: Mutex::new(dispatch),
+            lookout: AtomicBool::new(false),
+            spin_ns: if many { SPIN_NS } else { 0 },
             settings,
             image,
             room: Condvar::new(),
@@ -332,7 +365,7 @@ impl Supervisor {
             notes,
             demanded: 0,
             course: Course::Serving,
-            spin_ns: if many { SPIN_NS } else { 0 },
+            helped: 0,
         })
     }
 
@@ -388,20 +421,30 @@ impl Supervisor {
         let mut rounds = 0;
         while !self.hot.is_empty() && self.course != Course::Finished {
             let hot = std::mem::take(&mut self.hot);
-            let any = self.harvest(&hot);
+            let found = self.harvest(&hot);
             self.hot = hot;
             let now = clock::monotonic_ns();
-            if any {
-                quiet_since = now;
-            } else if now.saturating_sub(quiet_since) >= self.spin_ns {
-                if !self.cool_down() {
-                    return;
+            match found {
+                Found::Helped => {
+                    // Whoever helps is quicker without us. If nobody does any more, results wait for a nap.
+                    thread::sleep(NAP);
+                    quiet_since = clock::monotonic_ns();
+                    self.turn(EpollTimeout::ZERO);
+                    self.let_idle_go();
+                    continue;
                 }
-                // Some had been published in the meantime, and more than one harvest takes may be left:
-                // to sleep now would be to leave them unread, since they have rung no bell.
-                quiet_since = now;
-            } else {
-                hint::spin_loop();
+                Found::Results => quiet_since = now,
+                Found::Nothing if now.saturating_sub(quiet_since) < self.inner.spin_ns => {
+                    hint::spin_loop();
+                }
+                Found::Nothing | Found::NothingSoon => {
+                    if !self.cool_down() {
+                        return;
+                    }
+                    // Some had been published in the meantime, and more than one harvest takes may be left:
+                    // to sleep now would be to leave them unread, since they have rung no bell.
+                    quiet_since = now;
+                }
             }
             rounds += 1;
             if rounds % ROUNDS_BETWEEN_LOOKS == 0 {
@@ -423,21 +466,24 @@ impl Supervisor {
             }
         }
         // Results published before the request was seen have rung no bell.
-        let any = self.harvest(&hot);
-        if any {
+        let found = self.harvest(&hot);
+        if found == Found::Results {
             self.hot = hot;
         }
-        any
+        found == Found::Results
     }
 
-    fn harvest(&mut self, slots: &[usize]) -> bool {
+    fn harvest(&mut self, slots: &[usize]) -> Found {
         let mut completions = Vec::new();
         let mut any = false;
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
+        let helped = std::mem::replace(&mut self.helped, dispatch.helped) != dispatch.helped;
+        let mut soon = false;
         for slot in slots {
             let harvest = dispatch.harvest(*slot, PoolChannel::read_results);
             any |= harvest.any;
+            soon |= dispatch.is_brisk(*slot, inner.spin_ns);
             self.book(&mut dispatch, *slot, harvest, &mut completions);
         }
         if any || !dispatch.requests.is_empty() {
@@ -447,7 +493,12 @@ impl Supervisor {
         drop(dispatch);
         self.complete(completions);
         self.handle_events();
-        any
+        match (any, helped, soon) {
+            (_, true, _) => Found::Helped,
+            (true, ..) => Found::Results,
+            (false, _, true) => Found::Nothing,
+            (false, _, false) => Found::NothingSoon,
+        }
     }
 
     /// What a harvest means beyond its completions.
@@ -482,6 +533,7 @@ impl Supervisor {
             match request {
                 Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
                 Request::Returned(slot) => self.events.push(Event::Returned(slot)),
+                Request::Spent(slot) => self.events.push(Event::Retire(slot)),
                 Request::Faulty(slot) => self.events.push(Event::Faulty(slot)),
                 other => dispatch.requests.push(other),
             }
@@ -612,9 +664,10 @@ impl Supervisor {
                 Request::Unpause => self.events.push(Event::Unpause),
                 Request::Abort(cell) => completions.extend(dispatch.abort(&cell)),
                 // Taken up below, in order.
-                request @ (Request::StopJob(..) | Request::Returned(_) | Request::Faulty(_)) => {
-                    dispatch.requests.push(request)
-                }
+                request @ (Request::StopJob(..)
+                | Request::Returned(_)
+                | Request::Spent(_)
+                | Request::Faulty(_)) => dispatch.requests.push(request),
                 Request::Shutdown(Shutdown::Drain) => {}
                 Request::Shutdown(Shutdown::CancelPending) => {
                     completions.extend(dispatch.cancel_unstarted())

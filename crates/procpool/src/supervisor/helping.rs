@@ -1,0 +1,182 @@
+//! Callers read workers' results themselves: who waits for a job has nothing better to do, and who submits faster
+//! than the workers run makes room for more. So a round trip needs no thread but the caller's, and a million jobs
+//! do not cross from one thread to another and back.
+//!
+//! All that is done here is what the supervisor does with results, under the same lock. It is never relied on: the
+//! supervisor looks as well, only less often while it sees that somebody helps. What is the supervisor's alone is
+//! asked of it. No code of anybody else runs on a helper's thread.
+
+use std::hint;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, TryLockError};
+use std::thread;
+
+use procpool_sys::clock;
+use tracing::Level;
+
+use super::Inner;
+use super::channel::PoolChannel;
+use super::dispatch::{Admission, Dispatch, Request};
+use super::entry::Completion;
+use crate::cell::JobCell;
+
+/// Between two looks whoever waits pauses so often: about 0.1 µs, in which others get the lock.
+const PAUSES: u32 = 16;
+/// After so many looks in vain the processor is offered to others between them: a worker may need it.
+const LOOKS_ALONE: u32 = 16;
+/// A caller that submits to workers which have enough reads results once in so many times.
+const SUBMITS_BETWEEN_LOOKS: u32 = 32;
+
+/// What a look has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Something,
+    Nothing,
+    /// Nothing, and the jobs there take so long that it is better to sleep.
+    Hopeless,
+}
+
+/// The one caller that looks while it waits. More would only be in each other's way.
+struct Lookout<'a>(&'a AtomicBool);
+
+impl Lookout<'_> {
+    fn take(taken: &AtomicBool) -> Option<Lookout<'_>> {
+        (!taken.swap(true, Ordering::Acquire)).then_some(Lookout(taken))
+    }
+}
+
+impl Drop for Lookout<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Inner {
+    /// Reads results while a caller waits for `cell`. True if some job has ended; false if the caller had better
+    /// sleep.
+    pub(crate) fn attend(&self, cell: &Arc<JobCell>) -> bool {
+        // What is told of has its order, and the supervisor keeps it.
+        if self.spin_ns == 0 || self.hub.wants(Level::DEBUG) {
+            return false;
+        }
+        let Some(_lookout) = Lookout::take(&self.lookout) else {
+            return false;
+        };
+        let start = clock::monotonic_ns();
+        let mut looks = 0;
+        loop {
+            match self.look(cell) {
+                Look::Something => return true,
+                Look::Hopeless => return cell.is_done(),
+                Look::Nothing => {}
+            }
+            for _ in 0..PAUSES {
+                hint::spin_loop();
+            }
+            looks += 1;
+            if looks > LOOKS_ALONE {
+                thread::yield_now();
+            }
+            if cell.is_done() {
+                return true;
+            }
+            if clock::monotonic_ns() - start > self.spin_ns {
+                return false;
+            }
+        }
+    }
+
+    fn look(&self, cell: &Arc<JobCell>) -> Look {
+        let mut dispatch = match self.dispatch.try_lock() {
+            Ok(dispatch) => dispatch,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Somebody is at it.
+            Err(TryLockError::WouldBlock) => return Look::Nothing,
+        };
+        let mut completions = Vec::new();
+        // Where the job is, and one other, so that nobody waits for long who has no waiter.
+        let slot = dispatch.slot_of(cell);
+        let other = dispatch.next_in_turn();
+        let mut any = false;
+        for slot in slot.into_iter().chain([other]) {
+            any |= dispatch.help(slot, &mut completions);
+        }
+        let brisk = dispatch.is_brisk(slot.unwrap_or(other), self.spin_ns);
+        if any {
+            dispatch.pump();
+        }
+        if dispatch.needs_supervisor() {
+            self.wake();
+        }
+        if any && dispatch.blocked > 0 {
+            self.room.notify_all();
+        }
+        drop(dispatch);
+        self.complete_as_guest(completions);
+        match (any, brisk) {
+            (true, _) => Look::Something,
+            (false, true) => Look::Nothing,
+            (false, false) => Look::Hopeless,
+        }
+    }
+
+    /// After a caller has submitted more than the workers have room for: it reads results now and then.
+    #[inline]
+    pub(crate) fn help_while_submitting(&self, mut dispatch: MutexGuard<'_, Dispatch>) {
+        dispatch.submits += 1;
+        if dispatch.submits >= SUBMITS_BETWEEN_LOOKS && !self.hub.wants(Level::DEBUG) {
+            dispatch.submits = 0;
+            self.help_once(dispatch);
+        }
+    }
+
+    fn help_once(&self, mut dispatch: MutexGuard<'_, Dispatch>) {
+        let mut completions = Vec::new();
+        let slot = dispatch.next_in_turn();
+        if dispatch.help(slot, &mut completions) {
+            dispatch.pump();
+            if dispatch.needs_supervisor() {
+                self.wake();
+            }
+            if dispatch.blocked > 0 {
+                self.room.notify_all();
+            }
+        }
+        drop(dispatch);
+        self.complete_as_guest(completions);
+    }
+}
+
+impl Dispatch {
+    /// A slot, each in its turn.
+    fn next_in_turn(&mut self) -> usize {
+        self.turn = if self.turn + 1 < self.slots() { self.turn + 1 } else { 0 };
+        self.turn
+    }
+
+    /// Reads results on behalf of the supervisor. True if there were some.
+    fn help(&mut self, slot: usize, completions: &mut Vec<Completion>) -> bool {
+        let harvest = self.harvest(slot, PoolChannel::read_results);
+        if !harvest.any {
+            return false;
+        }
+        self.helped += 1;
+        completions.extend(harvest.completions);
+        if self.channel(slot).is_some_and(PoolChannel::is_spent) {
+            self.requests.push(Request::Spent(slot));
+        }
+        true
+    }
+
+    /// True if something is left that only the supervisor does.
+    pub(crate) fn needs_supervisor(&self) -> bool {
+        let over = !matches!(self.admission, Admission::Open) && self.is_drained();
+        let short = !self.all_serving() && self.queued() > 0;
+        over || short || self.writing || !self.requests.is_empty()
+    }
+
+    /// True if results of this slot may come any moment.
+    pub(crate) fn is_brisk(&self, slot: usize, spin_ns: u64) -> bool {
+        self.channel(slot).is_some_and(|channel| channel.average_ns() <= spin_ns)
+    }
+}
