@@ -89,6 +89,19 @@ impl<'m> Ring<'m> {
         self.tail.store(tail, Ordering::Release);
     }
 
+    /// As [`publish`](Self::publish), and in one order with what sequentially consistent loads of the writer see
+    /// after it, and with the fences of others: a store and a fence in one instruction, at half the price.
+    #[inline]
+    pub fn publish_in_order(&self, tail: u64) {
+        self.tail.swap(tail, Ordering::SeqCst);
+    }
+
+    /// The same for [`release`](Self::release).
+    #[inline]
+    pub fn release_in_order(&self, head: u64) {
+        self.head.swap(head, Ordering::SeqCst);
+    }
+
     /// For the reader: everything before `head` may be overwritten.
     #[inline]
     pub fn release(&self, head: u64) {

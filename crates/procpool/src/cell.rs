@@ -16,10 +16,10 @@ use crate::attachments::List;
 use crate::executor::{Control, Promise};
 use crate::job_error::{JobError, Label};
 use crate::job_id::JobId;
-use crate::report::{Done, Progress, Report};
+use crate::report::{Brief, Done, Progress, Report};
 
 /// Bytes that need no allocation of their own up to a small length.
-pub(crate) type Bytes = SmallVec<[u8; 32]>;
+pub(crate) type Bytes = SmallVec<[u8; 24]>;
 
 /// A result before somebody takes it.
 pub(crate) enum Value {
@@ -56,12 +56,12 @@ impl fmt::Debug for Value {
 pub(crate) struct Ended {
     /// Errors are rare and large, so that every cell would carry their size.
     result: Result<Value, Box<JobError>>,
-    report: Report,
+    report: Brief,
 }
 
 impl Ended {
     pub(crate) fn new(result: Result<Value, JobError>, report: Report) -> Ended {
-        Ended { result: result.map_err(Box::new), report }
+        Ended { result: result.map_err(Box::new), report: report.into() }
     }
 
     /// How it ended, as far as is known without decoding the value.
@@ -82,8 +82,8 @@ impl Ended {
         self.error().into_iter().chain(failed)
     }
 
-    pub(crate) fn report(&self) -> &Report {
-        &self.report
+    pub(crate) fn report(&self) -> Report {
+        self.report.clone().into()
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -96,11 +96,21 @@ impl Ended {
     }
 
     pub(crate) fn into_parts(self) -> (Result<Value, JobError>, Report) {
-        (self.result.map_err(|error| *error), self.report)
+        (self.result.map_err(|error| *error), self.report.into())
+    }
+
+    /// The result alone.
+    pub(crate) fn into_result(self) -> Result<Value, JobError> {
+        self.result.map_err(|error| *error)
+    }
+
+    /// How long the last attempt ran, if there was one.
+    pub(crate) fn ran(&self) -> Option<Duration> {
+        (self.report.attempts() > 0).then(|| self.report.ran())
     }
 
     fn done(&self, id: JobId) -> Done {
-        Done { id, error: self.error().cloned(), report: self.report.clone() }
+        Done { id, error: self.error().cloned(), report: self.report() }
     }
 }
 
@@ -108,7 +118,8 @@ impl Ended {
 pub(crate) struct JobCell {
     pub(crate) id: JobId,
     pub(crate) origin: &'static Location<'static>,
-    pub(crate) name: Option<Arc<str>>,
+    /// Few jobs have one, and a fat pointer would be twice as large.
+    name: Option<Box<Arc<str>>>,
     pub(crate) priority: i32,
     pub(crate) control: Arc<dyn Control>,
     /// The executor's own note on where the job is.
@@ -121,9 +132,32 @@ pub(crate) struct JobCell {
 
 struct State {
     ended: Option<Ended>,
-    progress: Option<Box<Progress>>,
+    extra: Option<Box<Extra>>,
+}
+
+/// What most jobs end without.
+#[derive(Default)]
+struct Extra {
+    progress: Option<Progress>,
     waiters: Vec<(u64, Waiter)>,
     next_key: u64,
+}
+
+impl State {
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    fn waiters(&mut self) -> &mut Vec<(u64, Waiter)> {
+        &mut self.extra().waiters
+    }
+
+    fn add(&mut self, waiter: Waiter) -> u64 {
+        let extra = self.extra();
+        extra.next_key += 1;
+        extra.waiters.push((extra.next_key, waiter));
+        extra.next_key
+    }
 }
 
 /// Somebody to be told when the job ends.
@@ -175,23 +209,22 @@ impl JobCell {
         Arc::new(JobCell {
             id: JobId::next(),
             origin,
-            name,
+            name: name.map(Box::new),
             priority,
             control,
             place: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             done: AtomicBool::new(false),
-            state: Mutex::new(State {
-                ended: None,
-                progress: None,
-                waiters: Vec::new(),
-                next_key: 0,
-            }),
+            state: Mutex::new(State { ended: None, extra: None }),
         })
     }
 
     pub(crate) fn label(&self) -> Label {
-        Label { id: self.id, name: self.name.clone(), origin: self.origin }
+        Label { id: self.id, name: self.name().cloned(), origin: self.origin }
+    }
+
+    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+        self.name.as_deref()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -222,12 +255,12 @@ impl JobCell {
     pub(crate) fn set_progress(&self, progress: Progress) {
         let mut state = self.state();
         if !self.done.load(Ordering::Relaxed) {
-            state.progress = Some(Box::new(progress));
+            state.extra().progress = Some(progress);
         }
     }
 
     pub(crate) fn progress(&self) -> Option<Progress> {
-        self.state().progress.as_deref().cloned()
+        self.state().extra.as_ref()?.progress.clone()
     }
 
     /// Ends the job, unless it has ended. Wakes whoever waits; the callbacks are the caller's to run.
@@ -253,7 +286,10 @@ impl JobCell {
         if self.done.load(Ordering::Relaxed) {
             return Callbacks::NONE;
         }
-        let waiters = std::mem::take(&mut state.waiters);
+        let waiters = match &mut state.extra {
+            Some(extra) => std::mem::take(&mut extra.waiters),
+            None => Vec::new(),
+        };
         let done = waiters
             .iter()
             .any(|(_, waiter)| matches!(waiter, Waiter::Callback(_) | Waiter::Waker(_)))
@@ -280,14 +316,11 @@ impl JobCell {
         if self.done.load(Ordering::Relaxed) {
             return Err(waiter);
         }
-        let key = state.next_key;
-        state.next_key += 1;
-        state.waiters.push((key, waiter));
-        Ok(key)
+        Ok(state.add(waiter))
     }
 
     fn remove(&self, key: u64) {
-        self.state().waiters.retain(|(other, _)| *other != key);
+        self.state().waiters().retain(|(other, _)| *other != key);
     }
 
     /// Adds a callback; runs it here and now if the job has ended.
@@ -310,7 +343,7 @@ impl JobCell {
 
     /// Forgets `group`.
     pub(crate) fn remove_group(&self, group: &Arc<Group>) {
-        self.state().waiters.retain(
+        self.state().waiters().retain(
             |(_, waiter)| !matches!(waiter, Waiter::Group(other, _) if Arc::ptr_eq(other, group)),
         );
     }
@@ -321,16 +354,14 @@ impl JobCell {
         if self.done.load(Ordering::Relaxed) {
             return true;
         }
-        let known = state.waiters.iter_mut().find_map(|(_, waiter)| match waiter {
+        let known = state.waiters().iter_mut().find_map(|(_, waiter)| match waiter {
             Waiter::Waker(known) => Some(known),
             _ => None,
         });
         match known {
             Some(known) => known.clone_from(waker),
             None => {
-                let key = state.next_key;
-                state.next_key += 1;
-                state.waiters.push((key, Waiter::Waker(waker.clone())));
+                state.add(Waiter::Waker(waker.clone()));
             }
         }
         false
@@ -390,6 +421,9 @@ impl fmt::Debug for JobCell {
         f.debug_struct("JobFuture").field("id", &self.id.number()).field("state", &text).finish()
     }
 }
+
+/// A million cells are a million times this, and two counts: with the job's entry in the queue, 300 bytes at most.
+const _: () = assert!(size_of::<JobCell>() <= 152);
 
 /// A set of jobs that somebody waits for together: the indices of those that have ended, in order.
 #[derive(Default)]

@@ -62,6 +62,24 @@ impl Context {
         Context { job_id, attempt, worker_index, source: Source::Worker(Arc::clone(block), ticket) }
     }
 
+    /// A context of the same worker's for its next job, in place of a new one.
+    pub(crate) fn reuse(&mut self, job_id: JobId, attempt: u32, next: Ticket) {
+        (self.job_id, self.attempt) = (job_id, attempt);
+        if let Source::Worker(_, ticket) = &mut self.source {
+            *ticket = next;
+        }
+    }
+
+    /// Makes this the context of the current thread until it is taken away.
+    pub(crate) fn put(self) {
+        CURRENT.set(Some(self));
+    }
+
+    /// Takes the current thread's context away.
+    pub(crate) fn take_away() -> Option<Context> {
+        CURRENT.take()
+    }
+
     pub(crate) fn in_thread(cell: &Arc<JobCell>, worker_index: usize) -> Context {
         Context {
             job_id: cell.id,

@@ -88,7 +88,12 @@ impl<R> JobFuture<R> {
 
     /// Blocks until the job has ended, and takes its value.
     pub fn result(self) -> Result<R, JobError> {
-        self.outcome().result
+        self.cell.wait(None);
+        match self.cell.take() {
+            Some(ended) => ended.into_result().and_then(self.take),
+            // A forked child's copy, or a future that was polled to its end.
+            None => Err(JobError::Closed),
+        }
     }
 
     /// Blocks until the job has ended, and takes its value with the report.
@@ -159,7 +164,7 @@ impl<R> Future for JobFuture<R> {
             return Poll::Pending;
         }
         let ended = self.cell.take().expect("a JobFuture was polled after it was ready");
-        Poll::Ready(ended.into_parts().0.and_then(self.take))
+        Poll::Ready(ended.into_result().and_then(self.take))
     }
 }
 

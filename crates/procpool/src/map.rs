@@ -12,7 +12,7 @@ use procpool_sys::image::Function;
 use procpool_wire::elements::{self, Kind};
 
 use crate::attachments::session::{self, Collected};
-use crate::cell::{Group, JobCell, Part, Value, deadline_after};
+use crate::cell::{Ended, Group, JobCell, Part, Value, deadline_after};
 use crate::executor::{
     Backend, Call, Callee, Data, FunctionCall, Options, Promise, decode_result, encode_argument,
 };
@@ -283,12 +283,8 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
 
     fn open(&mut self, chunk: Chunk) {
         let ended = chunk.cell.take();
-        let (result, report) = match ended {
-            Some(ended) => ended.into_parts(),
-            None => (Err(JobError::Closed), Default::default()),
-        };
-        if report.attempts > 0 {
-            let element = report.ran.as_nanos() / chunk.count as u128;
+        if let Some(ran) = ended.as_ref().and_then(Ended::ran) {
+            let element = ran.as_nanos() / chunk.count as u128;
             let wanted = (CHUNK_TARGET.as_nanos() / element.max(1)) as usize;
             let most = CHUNK_MAX.min(self.automatic_chunk * CHUNK_GROWTH);
             self.automatic_chunk = wanted.clamp(1, most);
@@ -299,7 +295,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
             refused: chunk.refused,
             label: Some(chunk.cell.label()),
             payload_limit: self.backend.payload_limit(),
-            parts: match result {
+            parts: match ended.map_or(Err(JobError::Closed), Ended::into_result) {
                 Ok(Value::Parts(parts)) => Parts::Many(parts.into(), 0),
                 Ok(value) => Parts::One(Some(value)),
                 Err(error) => Parts::Error(error),

@@ -476,11 +476,7 @@ impl PoolCore {
         let accepted = self.0.hub.logs(Level::TRACE).then(|| Arc::clone(&entry.cell));
         let mut dispatch = self.admit(when_full)?;
         let wake = dispatch.accept(entry);
-        if dispatch.has_room() {
-            drop(dispatch);
-        } else {
-            self.0.help_while_submitting(dispatch);
-        }
+        self.0.help_while_submitting(dispatch);
         if wake {
             self.0.wake();
         }

@@ -39,6 +39,77 @@ pub struct Report {
     pub leaked: Option<Box<Leaked>>,
 }
 
+/// A report as it is kept for each of a million jobs: half as large.
+#[derive(Debug, Clone)]
+pub(crate) struct Brief {
+    queued_ns: u64,
+    ran_ns: u64,
+    attempts: u32,
+    /// 0 if there is none.
+    pid: u32,
+    /// `NO_WORKER` if there is none.
+    worker: u32,
+    rare: Option<Box<Rare>>,
+}
+
+const NO_WORKER: u32 = u32::MAX;
+
+/// What few reports have.
+#[derive(Debug, Clone)]
+struct Rare {
+    cpu: Option<Duration>,
+    peak_rss: Option<u64>,
+    leaked: Option<Box<Leaked>>,
+}
+
+impl Brief {
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    pub(crate) fn ran(&self) -> Duration {
+        Duration::from_nanos(self.ran_ns)
+    }
+}
+
+impl From<Report> for Brief {
+    #[inline]
+    fn from(report: Report) -> Brief {
+        // 64 bits of nanoseconds last 584 years.
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let Report { cpu, peak_rss, leaked, .. } = report;
+        let is_rare = cpu.is_some() || peak_rss.is_some() || leaked.is_some();
+        Brief {
+            queued_ns: nanoseconds(report.queued),
+            ran_ns: nanoseconds(report.ran),
+            attempts: report.attempts,
+            pid: report.pid.unwrap_or(0),
+            worker: report.worker.map_or(NO_WORKER, |worker| worker as u32),
+            rare: is_rare.then(|| Box::new(Rare { cpu, peak_rss, leaked })),
+        }
+    }
+}
+
+impl From<Brief> for Report {
+    #[inline]
+    fn from(brief: Brief) -> Report {
+        let (cpu, peak_rss, leaked) = match brief.rare {
+            Some(rare) => (rare.cpu, rare.peak_rss, rare.leaked),
+            None => (None, None, None),
+        };
+        Report {
+            attempts: brief.attempts,
+            queued: Duration::from_nanos(brief.queued_ns),
+            ran: Duration::from_nanos(brief.ran_ns),
+            cpu,
+            peak_rss,
+            pid: (brief.pid != 0).then_some(brief.pid),
+            worker: (brief.worker != NO_WORKER).then_some(brief.worker as usize),
+            leaked,
+        }
+    }
+}
+
 /// What an `on_done` callback is told. The value itself stays for whoever takes it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -283,7 +283,7 @@ impl Inner {
             let error = Error::setting("a thread pool runs functions of this program only");
             return Err(Rejection::Broken(error));
         };
-        let sequence = state.queue.number();
+        let sequence = cell.id.number();
         cell.place.store(sequence, Ordering::Relaxed);
         let priority = cell.priority;
         state.queue.insert(

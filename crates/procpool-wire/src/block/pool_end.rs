@@ -78,9 +78,21 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
 
     /// True if the worker sleeps and must be sent a bell; asking takes the request away. Call after `send`.
     #[inline]
-    pub fn must_wake_worker(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.block.word(WORKER_SLEEPS).load(Ordering::Relaxed) != 0
+    pub fn must_wake_for_jobs(&self) -> bool {
+        self.block.jobs().publish_in_order(self.jobs_tail);
+        self.worker_sleeps()
+    }
+
+    /// The same, after `next_results`: the worker may wait for room.
+    #[inline]
+    pub fn must_wake_for_room(&self) -> bool {
+        self.block.results().release_in_order(self.results_head);
+        self.worker_sleeps()
+    }
+
+    #[inline]
+    fn worker_sleeps(&self) -> bool {
+        self.block.word(WORKER_SLEEPS).load(Ordering::SeqCst) != 0
             && self.block.word(WORKER_SLEEPS).swap(0, Ordering::Relaxed) != 0
     }
 

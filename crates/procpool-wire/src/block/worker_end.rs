@@ -209,14 +209,13 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         ring.put(at + 5, flags);
         (self.pending_words, self.pending_count) = (0, 0);
         self.results_tail += words as u64;
-        self.block.results().publish(self.results_tail);
+        self.block.results().publish_in_order(self.results_tail);
     }
 
     /// True if the pool sleeps and must be sent a bell; asking takes the request away. Call after publishing.
     #[inline]
     pub fn must_wake_pool(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.block.word(POOL_SLEEPS).load(Ordering::Relaxed) != 0
+        self.block.word(POOL_SLEEPS).load(Ordering::SeqCst) != 0
             && self.block.word(POOL_SLEEPS).swap(0, Ordering::Relaxed) != 0
     }
 

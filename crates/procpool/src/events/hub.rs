@@ -105,7 +105,7 @@ impl Hub {
             for error in completion.ended.errors() {
                 self.tell(Event::JobFailed {
                     job: cell.id,
-                    name: cell.name.clone(),
+                    name: cell.name().cloned(),
                     origin: cell.origin,
                     error: error.clone(),
                     report: report.clone(),

@@ -37,7 +37,7 @@ pub(super) fn pool_started(pool: u64, workers: usize) {
 
 pub(super) fn job_accepted(pool: u64, cell: &JobCell) {
     guarded(|| {
-        let (job, name, origin) = (cell.id.number(), cell.name.as_deref(), cell.origin);
+        let (job, name, origin) = (cell.id.number(), cell.name().map(|name| &**name), cell.origin);
         tell!(TRACE, "job_accepted", pool, job, name, %origin, "a job was accepted");
     });
 }

@@ -124,6 +124,15 @@ pub(crate) struct Harvest {
 }
 
 impl Harvest {
+    /// Hands over the jobs that have ended, in most cases all at once.
+    pub(crate) fn move_completions(self, to: &mut Vec<Completion>) {
+        if to.is_empty() {
+            *to = self.completions;
+        } else {
+            to.extend(self.completions);
+        }
+    }
+
     fn take(&mut self, next: Next) {
         match next {
             Next::Complete(completion) => self.completions.push(completion),
@@ -256,12 +265,26 @@ impl PoolChannel {
         Ok(ticket)
     }
 
-    /// Wakes the worker if it sleeps and has something to look at.
+    /// Wakes the worker if it sleeps and has been sent something.
     pub(crate) fn wake(&mut self) {
-        if self.end.must_wake_worker() && self.outgoing.is_empty() {
-            self.outgoing.push_back(Outgoing::Frame(frame::header(FrameKind::Bell, 0).to_vec(), 0));
+        if self.end.must_wake_for_jobs() {
+            self.ring_bell();
         }
         self.flush();
+    }
+
+    /// Wakes the worker if it waits for room for its results.
+    pub(crate) fn wake_for_room(&mut self) {
+        if self.end.must_wake_for_room() {
+            self.ring_bell();
+        }
+        self.flush();
+    }
+
+    fn ring_bell(&mut self) {
+        if self.outgoing.is_empty() {
+            self.outgoing.push_back(Outgoing::Frame(frame::header(FrameKind::Bell, 0).to_vec(), 0));
+        }
     }
 
     /// Queues a frame.
@@ -597,6 +620,12 @@ impl PoolChannel {
         let higher = |sent: &&Sent| sent.entry.cell.priority > priority;
         let tickets: Vec<Ticket> = self.behind().filter(higher).map(|sent| sent.ticket).collect();
         tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).collect()
+    }
+
+    /// The job of a ticket.
+    pub(crate) fn cell_of(&self, ticket: Ticket) -> Option<&JobCell> {
+        let sent = self.sent.get(ticket.index as usize)?.as_ref()?;
+        Some(&sent.entry.cell)
     }
 
     /// The ticket at this index, if it is this job's.

@@ -92,11 +92,9 @@ pub(crate) struct Dispatch {
     highest_sent: i32,
     /// Where the last job went when no worker was idle.
     cursor: usize,
-    /// How often callers have read results.
-    pub(super) helped: u64,
     /// The slot that was helped last.
     pub(super) turn: usize,
-    /// Jobs submitted to workers without room since a submitter last helped.
+    /// Jobs submitted since a submitter last helped.
     pub(super) submits: u32,
     /// When the supervisor must look for jobs whose time is over; `u64::MAX` if no job has a limit.
     look_at: u64,
@@ -170,7 +168,6 @@ impl Dispatch {
             lowest_sent: i32::MAX,
             highest_sent: i32::MIN,
             cursor: 0,
-            helped: 0,
             turn: 0,
             submits: 0,
             look_at: u64::MAX,
@@ -196,9 +193,8 @@ impl Dispatch {
     }
 
     /// Takes a job in. True if the supervisor has something to do about it.
-    pub(crate) fn accept(&mut self, mut entry: Entry) -> bool {
+    pub(crate) fn accept(&mut self, entry: Entry) -> bool {
         self.stats.submitted += 1;
-        entry.sequence = self.queue.number();
         let must_look = self.first_look(&entry).is_some_and(|after| self.look_no_later_than(after));
         if entry.cell.priority > self.lowest_sent {
             self.make_way(entry.cell.priority);
@@ -246,8 +242,8 @@ impl Dispatch {
     }
 
     fn enqueue(&mut self, entry: Entry) {
-        Place::Queued(entry.sequence).note(&entry.cell);
-        self.queue.insert(entry.cell.priority, entry.sequence, entry);
+        Place::Queued(entry.sequence()).note(&entry.cell);
+        self.queue.insert(entry.cell.priority, entry.sequence(), entry);
     }
 
     /// Takes jobs of lower priority back that no worker has started.
@@ -332,9 +328,11 @@ impl Dispatch {
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);
         };
-        let (cell, priority) = (Arc::clone(&entry.cell), entry.cell.priority);
+        let priority = entry.cell.priority;
         let ticket = channel.send(entry)?;
-        Place::Sent(slot, ticket.index).note(&cell);
+        if let Some(cell) = channel.cell_of(ticket) {
+            Place::Sent(slot, ticket.index).note(cell);
+        }
         if self.sent == 0 {
             self.lowest_sent = i32::MAX;
             self.highest_sent = i32::MIN;
@@ -401,6 +399,19 @@ impl Dispatch {
         }
     }
 
+    /// As [`pump`](Self::pump) after results of one worker: the others have what they had.
+    pub(super) fn top_up(&mut self, slot: usize) {
+        if !self.idle.is_empty() || self.serving < self.channels.len() {
+            return self.pump();
+        }
+        let room = self.channels[slot].as_ref().map_or(0, PoolChannel::room);
+        let going = self.pace == Pace::Going && self.is_serving(slot);
+        if room > 0 && going && !self.queue.is_empty() {
+            let share = self.queue.len().div_ceil(self.serving);
+            self.send_next(slot, room.min(share));
+        }
+    }
+
     /// Sends up to `count` jobs from the queue. False if the worker could not take one.
     fn send_next(&mut self, slot: usize, count: usize) -> bool {
         for _ in 0..count {
@@ -456,8 +467,7 @@ impl Dispatch {
         read(channel, &mut harvest);
         self.sent -= before - channel.in_flight();
         if harvest.any {
-            // It may wait for room for its results.
-            channel.wake();
+            channel.wake_for_room();
         }
         self.writing |= channel.wants_to_write();
         if channel.intake == Intake::Leaving && channel.in_flight() > 0 {
@@ -518,8 +528,8 @@ impl Dispatch {
         }
         let (job, attempt) = (entry.cell.id, entry.attempt());
         self.notes.push(Event::JobRetry { job, attempt, wait: Duration::from_nanos(wait) });
-        Place::Queued(entry.sequence).note(&entry.cell);
-        self.retries.insert(entry.sequence, now.saturating_add(wait), entry);
+        Place::Queued(entry.sequence()).note(&entry.cell);
+        self.retries.insert(entry.sequence(), now.saturating_add(wait), entry);
         None
     }
 
@@ -587,11 +597,6 @@ impl Dispatch {
     /// Jobs that could run now if there were a worker.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
-    }
-
-    /// True if no job waits for room at a worker.
-    pub(crate) fn has_room(&self) -> bool {
-        self.queue.is_empty()
     }
 
     pub(super) fn slots(&self) -> usize {

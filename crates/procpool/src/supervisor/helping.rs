@@ -14,18 +14,21 @@ use std::thread;
 use procpool_sys::clock;
 use tracing::Level;
 
-use super::Inner;
 use super::channel::PoolChannel;
 use super::dispatch::{Admission, Dispatch, Request};
 use super::entry::Completion;
+use super::{Inner, NAP};
 use crate::cell::JobCell;
 
+/// How long whoever waits looks for the results of short jobs, if none come: longer than it takes to wake a worker,
+/// since the one that has the job may have slept when it was sent.
+const PATIENCE_NS: u64 = 100_000;
 /// Between two looks whoever waits pauses so often: about 0.1 µs, in which others get the lock.
 const PAUSES: u32 = 16;
 /// After so many looks in vain the processor is offered to others between them: a worker may need it.
-const LOOKS_ALONE: u32 = 16;
-/// A caller that submits to workers which have enough reads results once in so many times.
-const SUBMITS_BETWEEN_LOOKS: u32 = 32;
+const LOOKS_ALONE: u32 = 32;
+/// Callers that submit read results once in so many times.
+const SUBMITS_BETWEEN_LOOKS: u32 = 64;
 
 /// What a look has brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +70,11 @@ impl Inner {
         loop {
             match self.look(cell) {
                 Look::Something => return true,
-                Look::Hopeless => return cell.is_done(),
+                Look::Hopeless => {
+                    // The end of a nap comes soon enough.
+                    self.left.store(true, Ordering::Release);
+                    return cell.is_done();
+                }
                 Look::Nothing => {}
             }
             for _ in 0..PAUSES {
@@ -80,10 +87,17 @@ impl Inner {
             if cell.is_done() {
                 return true;
             }
-            if clock::monotonic_ns() - start > self.spin_ns {
+            if clock::monotonic_ns() - start > PATIENCE_NS {
+                self.leave_it();
                 return false;
             }
         }
+    }
+
+    /// From here on a caller sleeps until the supervisor tells it, which must not think that it is helped.
+    fn leave_it(&self) {
+        self.left.store(true, Ordering::Release);
+        self.wake.end_nap();
     }
 
     fn look(&self, cell: &Arc<JobCell>) -> Look {
@@ -101,10 +115,10 @@ impl Inner {
         for slot in slot.into_iter().chain([other]) {
             any |= dispatch.help(slot, &mut completions);
         }
-        let brisk = dispatch.is_brisk(slot.unwrap_or(other), self.spin_ns);
         if any {
-            dispatch.pump();
+            self.helped.fetch_add(1, Ordering::Relaxed);
         }
+        let brisk = dispatch.is_brisk(slot.unwrap_or(other), self.spin_ns);
         if dispatch.needs_supervisor() {
             self.wake();
         }
@@ -120,7 +134,7 @@ impl Inner {
         }
     }
 
-    /// After a caller has submitted more than the workers have room for: it reads results now and then.
+    /// After a caller has submitted: it reads results now and then.
     #[inline]
     pub(crate) fn help_while_submitting(&self, mut dispatch: MutexGuard<'_, Dispatch>) {
         dispatch.submits += 1;
@@ -134,7 +148,7 @@ impl Inner {
         let mut completions = Vec::new();
         let slot = dispatch.next_in_turn();
         if dispatch.help(slot, &mut completions) {
-            dispatch.pump();
+            self.helped.fetch_add(1, Ordering::Relaxed);
             if dispatch.needs_supervisor() {
                 self.wake();
             }
@@ -160,11 +174,11 @@ impl Dispatch {
         if !harvest.any {
             return false;
         }
-        self.helped += 1;
-        completions.extend(harvest.completions);
+        harvest.move_completions(completions);
         if self.channel(slot).is_some_and(PoolChannel::is_spent) {
             self.requests.push(Request::Spent(slot));
         }
+        self.top_up(slot);
         true
     }
 
@@ -173,6 +187,13 @@ impl Dispatch {
         let over = !matches!(self.admission, Admission::Open) && self.is_drained();
         let short = !self.all_serving() && self.queued() > 0;
         over || short || self.writing || !self.requests.is_empty()
+    }
+
+    /// True if the slot's worker has more than one job, and they take a few naps of the supervisor's at most.
+    pub(crate) fn is_crowded(&self, slot: usize) -> bool {
+        const CROWDED_NS: u64 = 4 * NAP.as_nanos() as u64;
+        self.channel(slot)
+            .is_some_and(|channel| channel.in_flight() > 1 && channel.average_ns() <= CROWDED_NS)
     }
 
     /// True if results of this slot may come any moment.

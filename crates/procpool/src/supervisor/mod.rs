@@ -43,9 +43,8 @@ mod stderr;
 mod wake;
 
 use std::hint;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -83,6 +82,9 @@ const SPIN_NS: u64 = 20_000;
 /// How long it leaves results to callers that read them themselves; with the kernel's slack about twice that. Then it
 /// looks whether anybody still does.
 const NAP: Duration = Duration::from_micros(50);
+/// Naps in a row before it looks at everything all the same: those who help look at one worker after another, and
+/// some have long to wait for their turn.
+const NAPS_MAX: u32 = 4;
 /// While it spins, it looks at everything else every so many rounds.
 const ROUNDS_BETWEEN_LOOKS: u32 = 64;
 /// A dying worker's channel closes a moment before its process is seen to end. One that lives on longer
@@ -103,6 +105,10 @@ pub(crate) struct Inner {
     dispatch: Mutex<Dispatch>,
     /// A caller that waits is reading results.
     lookout: AtomicBool,
+    /// How often callers have read results.
+    helped: AtomicU64,
+    /// A caller has given up looking, and sleeps.
+    left: AtomicBool,
     /// How long to look for results before sleeping; 0 on a single processor.
     spin_ns: u64,
     /// There may be room in the queue.
@@ -250,8 +256,9 @@ enum Found {
     Nothing,
     /// Nothing, and jobs there take longer than it is worth to wait for without sleeping.
     NothingSoon,
-    /// Callers have read results since the last look.
-    Helped,
+    /// There will be more: jobs take longer than it is worth to spin, not long enough to be woken for each, and
+    /// more of them wait at the workers.
+    Crowd,
 }
 
 #[derive(Clone, Copy)]
@@ -333,6 +340,8 @@ impl Supervisor {
         let inner = Arc::new(Inner {
             dispatch: Mutex::new(dispatch),
             lookout: AtomicBool::new(false),
+            helped: AtomicU64::new(0),
+            left: AtomicBool::new(false),
             spin_ns: if many { SPIN_NS } else { 0 },
             settings,
             image,
@@ -418,20 +427,28 @@ impl Supervisor {
     /// Looks for results of the workers that have just had some, for as long as some keep coming.
     fn spin(&mut self) {
         let mut quiet_since = clock::monotonic_ns();
-        let mut rounds = 0;
+        let (mut rounds, mut naps) = (0, 0);
         while !self.hot.is_empty() && self.course != Course::Finished {
+            if self.is_helped() && naps < NAPS_MAX {
+                // Whoever helps is quicker without us. If nobody does any more, results wait for a nap.
+                naps += 1;
+                if self.inner.wake.nap(NAP) {
+                    self.turn(EpollTimeout::ZERO);
+                }
+                continue;
+            }
             let hot = std::mem::take(&mut self.hot);
             let found = self.harvest(&hot);
             self.hot = hot;
             let now = clock::monotonic_ns();
+            let napped = std::mem::take(&mut naps) > 0;
+            if napped {
+                quiet_since = now;
+            }
             match found {
-                Found::Helped => {
-                    // Whoever helps is quicker without us. If nobody does any more, results wait for a nap.
-                    thread::sleep(NAP);
+                Found::Crowd => {
+                    self.inner.wake.nap(NAP);
                     quiet_since = clock::monotonic_ns();
-                    self.turn(EpollTimeout::ZERO);
-                    self.let_idle_go();
-                    continue;
                 }
                 Found::Results => quiet_since = now,
                 Found::Nothing if now.saturating_sub(quiet_since) < self.inner.spin_ns => {
@@ -447,11 +464,18 @@ impl Supervisor {
                 }
             }
             rounds += 1;
-            if rounds % ROUNDS_BETWEEN_LOOKS == 0 {
+            if napped || found == Found::Crowd || rounds % ROUNDS_BETWEEN_LOOKS == 0 {
                 self.turn(EpollTimeout::ZERO);
                 self.let_idle_go();
             }
         }
+    }
+
+    /// True if callers have read results since the last look, and none has left it to this thread meanwhile.
+    fn is_helped(&mut self) -> bool {
+        let helped = self.inner.helped.load(Ordering::Relaxed);
+        let left = self.inner.left.swap(false, Ordering::Acquire);
+        std::mem::replace(&mut self.helped, helped) != helped && !left
     }
 
     /// Asks the workers for a bell with their next results, and looks once more. True if there were some.
@@ -467,10 +491,11 @@ impl Supervisor {
         }
         // Results published before the request was seen have rung no bell.
         let found = self.harvest(&hot);
-        if found == Found::Results {
+        let quiet = matches!(found, Found::Nothing | Found::NothingSoon);
+        if !quiet {
             self.hot = hot;
         }
-        found == Found::Results
+        !quiet
     }
 
     fn harvest(&mut self, slots: &[usize]) -> Found {
@@ -478,12 +503,12 @@ impl Supervisor {
         let mut any = false;
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
-        let helped = std::mem::replace(&mut self.helped, dispatch.helped) != dispatch.helped;
-        let mut soon = false;
+        let (mut soon, mut crowd) = (false, false);
         for slot in slots {
             let harvest = dispatch.harvest(*slot, PoolChannel::read_results);
             any |= harvest.any;
             soon |= dispatch.is_brisk(*slot, inner.spin_ns);
+            crowd |= dispatch.is_crowded(*slot);
             self.book(&mut dispatch, *slot, harvest, &mut completions);
         }
         if any || !dispatch.requests.is_empty() {
@@ -493,11 +518,11 @@ impl Supervisor {
         drop(dispatch);
         self.complete(completions);
         self.handle_events();
-        match (any, helped, soon) {
-            (_, true, _) => Found::Helped,
-            (true, ..) => Found::Results,
-            (false, _, true) => Found::Nothing,
-            (false, _, false) => Found::NothingSoon,
+        match (any, soon) {
+            (_, false) if crowd => Found::Crowd,
+            (true, _) => Found::Results,
+            (false, true) => Found::Nothing,
+            (false, false) => Found::NothingSoon,
         }
     }
 
@@ -509,7 +534,7 @@ impl Supervisor {
         harvest: Harvest,
         completions: &mut Vec<Completion>,
     ) {
-        completions.extend(harvest.completions);
+        harvest.move_completions(completions);
         if dispatch.channel(slot).is_some_and(PoolChannel::is_spent) {
             self.events.push(Event::Retire(slot));
         }

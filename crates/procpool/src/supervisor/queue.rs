@@ -1,4 +1,4 @@
-//! Jobs that wait: higher priority first, in order of submission among equals.
+//! Jobs that wait: higher priority first, in order of their numbers among equals.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 pub(crate) struct Queue<T> {
     /// By priority; in each, by sequence. `None` is a gap that a removed item left.
     lanes: BTreeMap<Reverse<i32>, VecDeque<(u64, Option<T>)>>,
-    next_sequence: u64,
     len: usize,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Queue<T> {
-        Queue { lanes: BTreeMap::new(), next_sequence: 0, len: 0 }
+        Queue { lanes: BTreeMap::new(), len: 0 }
     }
 }
 
@@ -27,13 +26,7 @@ impl<T> Queue<T> {
         self.len == 0
     }
 
-    /// A number for a new item; items are ordered by it.
-    pub(crate) fn number(&mut self) -> u64 {
-        self.next_sequence += 1;
-        self.next_sequence
-    }
-
-    /// Puts an item where its priority and number say: a new one at the end, one that was out at a
+    /// Puts an item where its priority and number say: a new one at or near the end, one that was out at a
     /// worker back where it was.
     pub(crate) fn insert(&mut self, priority: i32, sequence: u64, item: T) {
         let lane = self.lanes.entry(Reverse(priority)).or_default();
@@ -104,8 +97,9 @@ mod tests {
     #[test]
     fn higher_priority_first_then_order_of_submission() {
         let mut queue = Queue::default();
-        for (item, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", -1), ("e", 5)] {
-            let number = queue.number();
+        for (number, (item, priority)) in
+            (1..).zip([("a", 0), ("b", 5), ("c", 0), ("d", -1), ("e", 5)])
+        {
             queue.insert(priority, number, item);
         }
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
@@ -123,8 +117,7 @@ mod tests {
             let mut queue = Queue::default();
             let mut model: Vec<(Reverse<i32>, u64)> = Vec::new();
             let mut out: Vec<(Reverse<i32>, u64)> = Vec::new();
-            for priority in priorities {
-                let number = queue.number();
+            for (number, priority) in (1..).zip(priorities) {
                 queue.insert(priority, number, (Reverse(priority), number));
                 model.push((Reverse(priority), number));
             }

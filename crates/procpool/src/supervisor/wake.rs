@@ -3,7 +3,9 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -13,6 +15,9 @@ use crate::attachments::Forgets;
 pub(super) struct Wake {
     event: EventFd,
     pending: AtomicBool,
+    /// The supervisor naps, and is to be woken from that as well.
+    napping: AtomicBool,
+    supervisor: OnceLock<Thread>,
     /// The numbers of attachments that this pool's workers need not keep. Bounded by those that they have.
     forgotten: Mutex<Vec<u64>>,
 }
@@ -20,7 +25,13 @@ pub(super) struct Wake {
 impl Wake {
     pub(super) fn new() -> nix::Result<Wake> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Wake { event, pending: AtomicBool::new(false), forgotten: Mutex::default() })
+        Ok(Wake {
+            event,
+            pending: AtomicBool::new(false),
+            napping: AtomicBool::new(false),
+            supervisor: OnceLock::new(),
+            forgotten: Mutex::default(),
+        })
     }
 
     /// What epoll waits for.
@@ -29,10 +40,31 @@ impl Wake {
     }
 
     pub(super) fn ring(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
+        if !self.pending.swap(true, Ordering::SeqCst) {
             // Only an overflow of the counter could fail, and it is read before that.
             let _ = self.event.write(1);
+            self.end_nap();
         }
+    }
+
+    /// Wakes the supervisor if it naps.
+    pub(super) fn end_nap(&self) {
+        if self.napping.load(Ordering::SeqCst)
+            && let Some(supervisor) = self.supervisor.get()
+        {
+            supervisor.unpark();
+        }
+    }
+
+    /// For the supervisor: sleeps for so long, or until somebody rings. True if somebody has.
+    pub(super) fn nap(&self, time: Duration) -> bool {
+        self.supervisor.get_or_init(thread::current);
+        self.napping.store(true, Ordering::SeqCst);
+        if !self.pending.load(Ordering::SeqCst) {
+            thread::park_timeout(time);
+        }
+        self.napping.store(false, Ordering::Relaxed);
+        self.pending.load(Ordering::Acquire)
     }
 
     /// The supervisor is looking.

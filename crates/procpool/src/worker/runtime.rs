@@ -30,6 +30,9 @@ use crate::task;
 
 /// How long a worker without a job looks for one before it sleeps: about what it costs to be woken.
 const SPIN_NS: u64 = 20_000;
+/// After so many looks in vain, some microseconds, the processor is offered to others between them: whoever sends the next
+/// job may need it.
+const LOOKS_ALONE: u32 = 100;
 /// A job that ran so long is worth two system calls to measure.
 const USAGE_FROM_NS: u64 = 50_000_000;
 /// Results of a chunk are published together, but none waits longer than this for the next.
@@ -63,6 +66,8 @@ pub(crate) struct Running {
     /// When the current element was begun.
     element_started_ns: u64,
     upkeep: Upkeep,
+    /// Between jobs.
+    context: Option<Context>,
     /// The current record says of an element that it left something behind.
     noted: Noted,
     /// Whether the pool was told of the last record.
@@ -140,6 +145,7 @@ pub(super) fn serve(
         now_ns: clock::monotonic_ns(),
         element_started_ns: 0,
         upkeep: Upkeep::new(&setup.limits),
+        context: None,
         noted: Noted::Nothing,
         bell_rung: true,
     };
@@ -171,11 +177,17 @@ pub(super) fn serve(
 impl Running {
     fn wait_for_job(&mut self, spin_ns: u64) -> Word {
         let until = self.now_ns + spin_ns;
+        let mut looks = 0;
         while self.look_at_clock() < until {
             if self.end.has_job() {
                 return Word::Look;
             }
-            hint::spin_loop();
+            looks += 1;
+            if looks < LOOKS_ALONE {
+                hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
         }
         self.end.want_bell(true);
         if self.end.has_job() {
@@ -233,10 +245,7 @@ impl Running {
         }
         self.header = header;
         self.record_first = header.first;
-        let job = JobId::from_number(header.job);
-        let _context =
-            Context::in_worker(job, header.attempt, self.slot(), &self.block, header.ticket)
-                .enter();
+        self.set_context();
         if header.name_len == 0 {
             match same_build.and_then(|proof| image.receive(proof, header.run, header.function)) {
                 Some(function) => function.run(self),
@@ -246,8 +255,23 @@ impl Running {
             let name = String::from_utf8_lossy(&self.body[..header.name_len as usize]).into_owned();
             self.run_named(&name);
         }
+        self.context = Context::take_away();
         self.end.set_phase(0, Phase::Idle);
         (self.streamed, self.attachments) = (None, None);
+    }
+
+    /// The job knows itself by the same context as the one before: a new one would cost a count in shared memory.
+    fn set_context(&mut self) {
+        let JobHeader { job, attempt, ticket, .. } = self.header;
+        let job = JobId::from_number(job);
+        let context = match self.context.take() {
+            Some(mut context) => {
+                context.reuse(job, attempt, ticket);
+                context
+            }
+            None => Context::in_worker(job, attempt, self.slot(), &self.block, ticket),
+        };
+        context.put();
     }
 
     /// A spare has become the worker of a slot.
