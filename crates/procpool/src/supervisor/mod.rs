@@ -82,6 +82,8 @@ const SPIN_NS: u64 = 20_000;
 /// How long it leaves results to callers that read them themselves; with the kernel's slack about twice that. Then it
 /// looks whether anybody still does.
 const NAP: Duration = Duration::from_micros(50);
+/// How long it naps for results of jobs that should take less than this, if none come.
+const CROWD_QUIET_NS: u64 = 1_000_000;
 /// Naps in a row before it looks at everything all the same: those who help look at one worker after another, and
 /// some have long to wait for their turn.
 const NAPS_MAX: u32 = 4;
@@ -236,6 +238,8 @@ pub(crate) struct Supervisor {
     /// The demand that the core was last told of.
     demanded: usize,
     course: Course,
+    /// When this thread last read results.
+    results_ns: u64,
     /// How often callers had read results when this thread last looked.
     helped: u64,
 }
@@ -374,6 +378,7 @@ impl Supervisor {
             notes,
             demanded: 0,
             course: Course::Serving,
+            results_ns: 0,
             helped: 0,
         })
     }
@@ -518,8 +523,13 @@ impl Supervisor {
         drop(dispatch);
         self.complete(completions);
         self.handle_events();
+        if any {
+            self.results_ns = clock::monotonic_ns();
+        }
+        // A long job with others behind it is no crowd.
+        let flows = || clock::monotonic_ns().saturating_sub(self.results_ns) < CROWD_QUIET_NS;
         match (any, soon) {
-            (_, false) if crowd => Found::Crowd,
+            (_, false) if crowd && flows() => Found::Crowd,
             (true, _) => Found::Results,
             (false, true) => Found::Nothing,
             (false, false) => Found::NothingSoon,
@@ -558,7 +568,12 @@ impl Supervisor {
             match request {
                 Request::StopJob(slot, manner) => self.events.push(Event::StopJob(slot, manner)),
                 Request::Returned(slot) => self.events.push(Event::Returned(slot)),
-                Request::Spent(slot) => self.events.push(Event::Retire(slot)),
+                // Unless its slot has another one by now.
+                Request::Spent(slot) => {
+                    if dispatch.channel(slot).is_some_and(PoolChannel::is_spent) {
+                        self.events.push(Event::Retire(slot));
+                    }
+                }
                 Request::Faulty(slot) => self.events.push(Event::Faulty(slot)),
                 other => dispatch.requests.push(other),
             }
