@@ -60,8 +60,11 @@ impl Lent {
         }
         let len = NonZeroUsize::new(capacity).ok_or(io::ErrorKind::InvalidInput)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // The pages are there, and looked up in one go: one by one, as they are written to, takes several times as
+        // long as the next copy into them.
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
         // SAFETY: no address is asked for, so nothing that exists is replaced. The file is as long as that.
-        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &file, 0) }?;
+        let start = unsafe { mmap(None, len, protection, flags, &file, 0) }?;
         let lent = Lent { file, start: start.cast(), capacity, len: bytes.len() };
         fcntl(&lent.file, FcntlArg::F_ADD_SEALS(seals()))?;
         Ok(lent)
