@@ -47,7 +47,7 @@ pub(crate) fn rows() -> Vec<Row> {
         .contestant(SERVER, |effort| kill_to_result(StartMethod::ForkServer, effort))
         .contestant(TRUE_BEGUN, true_begun)
         .contestant(TRUE_TO_ITS_END, true_to_its_end)
-        .target(SPAWN, 2.0, TRUE_BEGUN)
+        .target(SPAWN, 2.0, TRUE_TO_ITS_END)
         .limit(SERVER, 500.0);
     vec![fresh, start, kill]
 }
@@ -179,7 +179,8 @@ fn true_to_its_end(effort: &Effort) -> f64 {
     })
 }
 
-/// The call returns when the new program is in place, before it runs.
+/// The call returns when the new program is in place, before it runs: before it is linked, which takes several times
+/// as long. So it says what the kernel does, and nothing can be asked of a program sooner than its first word.
 fn true_begun(effort: &Effort) -> f64 {
     median(effort.starts, || {
         let start = Instant::now();
