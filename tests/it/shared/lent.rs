@@ -21,6 +21,8 @@ use crate::support::{Meeting, meet, test};
 
 /// Jobs after which memory that can be used again has been: it comes back while others are lent.
 const JOBS_MAX: u64 = 200;
+/// Jobs among which memory would be that is used again too early: the first of them would be lent it.
+const JOBS_AFTER: u64 = 20;
 
 fn filled(seed: u64) -> Vec<u8> {
     (0..MIB as u64).map(|n| (n.wrapping_mul(seed + 3) >> 3) as u8).collect()
@@ -38,19 +40,17 @@ fn look((seed, bytes): (u64, Bytes)) -> (bool, Vec<u64>) {
     (*bytes == *filled(seed), inodes_here())
 }
 
-/// Runs jobs until one of them is lent one of these files; answers all that they were lent.
-fn lend_until_again(pool: &ProcessPool, first: &BTreeSet<u64>) -> (bool, BTreeSet<u64>) {
-    let mut all = BTreeSet::new();
-    for seed in 0..JOBS_MAX {
+/// Runs so many jobs, until one of them is lent one of these files. True if one is.
+fn is_lent_again(pool: &ProcessPool, first: &BTreeSet<u64>, jobs: u64) -> bool {
+    for seed in 0..jobs {
         let (whole, inodes) =
             pool.submit(look, (seed, Bytes::from(filled(seed)))).result().unwrap();
         assert!(whole, "job {seed}");
-        all.extend(inodes.iter().copied());
         if inodes.iter().any(|inode| first.contains(inode)) {
-            return (true, all);
+            return true;
         }
     }
-    (false, all)
+    false
 }
 
 /// Goal: what one job was lent is lent to others after it, and each sees its own bytes; a pool that is idle keeps
@@ -62,7 +62,7 @@ fn memory_that_was_lent_is_lent_again() {
         let baseline = Baseline::of(&pool);
         let (whole, first) = pool.submit(look, (1, Bytes::from(filled(1)))).result().unwrap();
         assert!(whole && !first.is_empty());
-        assert!(lend_until_again(&pool, &first.into_iter().collect()).0);
+        assert!(is_lent_again(&pool, &first.into_iter().collect(), JOBS_MAX));
         baseline.wait(&pool);
     });
 }
@@ -92,7 +92,7 @@ fn who_keeps_an_argument_keeps_its_bytes() {
         let here = Bytes::from(filled(20));
         let back = pool.submit(|bytes: Bytes| bytes, here.clone()).result().unwrap();
         assert!(back == here);
-        lend_until_again(&pool, &BTreeSet::new());
+        is_lent_again(&pool, &BTreeSet::new(), JOBS_AFTER);
         assert_eq!(pool.submit(kept, 0).result().unwrap(), [true; 3]);
         assert!(*back == *filled(20) && *here == *filled(20));
         // What went there and came back is one piece of memory, not copies.
@@ -131,7 +131,7 @@ fn what_a_dead_worker_was_lent_is_not_lent_again() {
         for future in behind {
             assert!(future.result().unwrap().0);
         }
-        assert!(!lend_until_again(&pool, &had).0);
+        assert!(!is_lent_again(&pool, &had, JOBS_AFTER));
         baseline.wait(&pool);
     });
 }
@@ -199,7 +199,7 @@ fn a_worker_that_lies_about_what_it_gave_back_changes_nothing() {
                 assert!(whole);
             }
         }
-        lend_until_again(&pool, &BTreeSet::new());
+        is_lent_again(&pool, &BTreeSet::new(), JOBS_AFTER);
         assert!((0..).zip(&held).all(|(seed, bytes)| **bytes == *filled(seed)));
         drop(held);
         baseline.wait(&pool);
