@@ -69,7 +69,7 @@ impl Sealed {
     }
 
     /// As [`check`](Self::check), of a maker who is trusted: it may be memory that is lent, whose maker leaves it
-    /// alone until it is told that nobody here has it mapped any more ([`lent`](crate::lent)).
+    /// alone until it is told that nobody here has it mapped any more ([`lent`]).
     pub fn check_lent(fd: OwnedFd, len: u64) -> io::Result<Sealed> {
         Sealed::check_for(lent::seals(), fd, len)
     }

@@ -29,7 +29,8 @@ const LOOKS_APART_MAX: Duration = Duration::from_millis(100);
 /// After how long to look again at a worker that has filled so much; `None` if that is beyond its limit.
 fn next_look(filled: u64, limit: u64) -> Option<Duration> {
     let left = limit.checked_sub(filled)?;
-    let time = Duration::from_nanos(left.saturating_mul(1_000_000_000 / 1024) / (FILL_RATE / 1024));
+    let nanos = u128::from(left) * 1_000_000_000 / u128::from(FILL_RATE);
+    let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
     Some(time.clamp(LOOKS_APART_MIN, LOOKS_APART_MAX))
 }
 
