@@ -46,6 +46,11 @@ pub(crate) enum Command {
     Abort(daemon::Abort),
     Ping(daemon::Ping),
     Stop(daemon::Stop),
+    Retry(daemon::Retry),
+    Forget(daemon::Forget),
+    Queue(daemon::Queue),
+    Drain(daemon::Drain),
+    Health(daemon::Health),
     Completions(Completions),
     Man(Man),
 }

@@ -77,6 +77,11 @@ fn obey(command: args::Command) -> u8 {
         args::Command::Abort(args) => daemon::control::abort(&args),
         args::Command::Ping(args) => daemon::control::ping(&args),
         args::Command::Stop(args) => daemon::control::stop(&args),
+        args::Command::Retry(args) => daemon::control::retry(&args),
+        args::Command::Forget(args) => daemon::control::forget(&args),
+        args::Command::Queue(args) => daemon::control::queue(&args),
+        args::Command::Drain(args) => daemon::control::drain(&args),
+        args::Command::Health(args) => daemon::health::health(&args),
         args::Command::Completions(args) => Ok(generate::completions(args.shell)),
         args::Command::Man(args) => generate::manual(args.subcommand.as_deref()),
     };

@@ -2,10 +2,11 @@
 //!
 //! The command inherits the worker's process group, so what stops the worker's group stops the command and what
 //! it has started. SIGTERM to the group is how a job is asked to stop: the worker outlives it for as long as the
-//! command needs to clean up. What the command says goes into files, which outlive both.
+//! command needs to clean up. What the command says goes into files, which outlive both: [`scribe`].
+
+mod scribe;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -18,6 +19,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::getpgrp;
 use serde::{Deserialize, Serialize};
 
+use scribe::Scribe;
+
 use crate::job::{Command, CommandEnd, JobId};
 use crate::protocol::Stream;
 
@@ -26,6 +29,8 @@ use crate::protocol::Stream;
 pub(crate) struct Setup {
     /// The directory for what commands say.
     pub(crate) logs: OsString,
+    /// How much of each stream is kept.
+    pub(crate) log_bytes: u64,
 }
 
 /// One attempt of one job.
@@ -72,15 +77,9 @@ pub(crate) fn run(order: Order) -> CommandEnd {
     let program = words.first().map_or(OsStr::new(""), |word| OsStr::from_bytes(word));
     IS_RUNNING.store(true, Ordering::SeqCst);
     let logs = Path::new(&setup.logs);
-    let result = start(program, &order, logs).and_then(|mut child| child.wait());
+    let result = start(program, &order)
+        .and_then(|child| Scribe::follow(child, logs, order.id, setup.log_bytes));
     IS_RUNNING.store(false, Ordering::SeqCst);
-    for stream in [Stream::Stdout, Stream::Stderr] {
-        let path = log_path(logs, order.id, stream);
-        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0) {
-            // An empty file says no more than none.
-            let _ = fs::remove_file(path);
-        }
-    }
     match result {
         Ok(status) => end(status),
         Err(error) => {
@@ -89,19 +88,14 @@ pub(crate) fn run(order: Order) -> CommandEnd {
     }
 }
 
-fn start(program: &OsStr, order: &Order, logs: &Path) -> io::Result<Child> {
+fn start(program: &OsStr, order: &Order) -> io::Result<Child> {
     let os = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
     let Command { words, dir, env } = &order.command;
-    let stdout = log_path(logs, order.id, Stream::Stdout);
-    let stderr = log_path(logs, order.id, Stream::Stderr);
-    if let Some(dir) = stdout.parent() {
-        fs::create_dir_all(dir)?;
-    }
     let mut command = std::process::Command::new(program);
     command.args(words.iter().skip(1).map(|word| os(word)));
     command.envs(env.iter().map(|(name, value)| (os(name), os(value))));
     command.current_dir(os(dir));
-    command.stdin(Stdio::null()).stdout(File::create(stdout)?).stderr(File::create(stderr)?);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     #[expect(
         clippy::disallowed_methods,
         reason = "a command is no worker: it shall inherit the group of the worker it runs in"

@@ -12,29 +12,23 @@
 //!
 //! [limits]
 //! jobs = 1000000             # that have not ended
+//! drain_seconds = 60         # how long what runs may take when the daemon is told to stop
+//! log_bytes = 67108864       # of each stream of a command: the rest is not kept
+//!
+//! [metrics]
+//! listen = "127.0.0.1:9464"  # or the path of a socket: text for Prometheus, which any user may read
 //! ```
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::{fs, thread};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::error::Error;
 use crate::job::DEFAULT_QUEUE;
-
-/// What an acknowledged job survives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// A crash of the machine, or of its power: each batch is on the disk.
-    #[default]
-    Machine,
-    /// A crash of the daemon: each batch is with the system.
-    Process,
-    /// Nothing.
-    Memory,
-}
+pub use crate::job::Level;
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -47,6 +41,41 @@ pub struct Config {
     pub queues: BTreeMap<String, QueueConfig>,
     /// What there may be at most.
     pub limits: Limits,
+    /// Where figures are to be had.
+    pub metrics: Metrics,
+}
+
+/// Where figures are to be had.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// A port of this machine, as `127.0.0.1:9464`, or the whole path of a socket.
+    pub listen: Option<String>,
+}
+
+/// A place to listen at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Port(SocketAddr),
+    Path(PathBuf),
+}
+
+impl Metrics {
+    /// Where that is, in words why it cannot be.
+    pub(crate) fn place(&self) -> Result<Option<Place>, String> {
+        let Some(listen) = &self.listen else {
+            return Ok(None);
+        };
+        if listen.starts_with('/') {
+            return Ok(Some(Place::Path(listen.into())));
+        }
+        match listen.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Ok(Some(Place::Port(address))),
+            _ => Err(format!(
+                "metrics: listen = {listen:?}: a port of 127.0.0.1 or [::1] is needed, or a whole path"
+            )),
+        }
+    }
 }
 
 /// The settings of a queue.
@@ -63,19 +92,27 @@ pub struct QueueConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Jobs that have not ended.
+    /// Jobs that have not ended, and how often one waits for another.
     pub jobs: usize,
+    /// How long jobs may run on when the daemon is told to stop. Then they are interrupted.
+    pub drain_seconds: u64,
+    /// The bytes of each stream of a command that are kept.
+    pub log_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        // Some hundred MiB of the daemon's memory.
-        Limits { jobs: 1_000_000 }
+        // Some hundred MiB of the daemon's memory; less than the 90 seconds after which systemd kills; logs that an
+        // editor opens.
+        Limits { jobs: 1_000_000, drain_seconds: 60, log_bytes: 64 << 20 }
     }
 }
 
 /// The most slots of a queue: as many as processes that a small machine can hold.
-const SLOTS_MAX: usize = 4096;
+pub(crate) const SLOTS_MAX: usize = 4096;
+
+/// The longest name of a queue, in bytes: it stands in lists.
+pub(crate) const QUEUE_NAME_MAX: usize = 64;
 
 impl Config {
     /// Reads a file.
@@ -96,9 +133,12 @@ impl Config {
     pub fn parse(text: &str) -> Result<Config, String> {
         let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
         for (name, queue) in &config.queues {
-            if name.is_empty() || name.len() > 64 || name.chars().any(|c| c.is_control()) {
+            if name.is_empty()
+                || name.len() > QUEUE_NAME_MAX
+                || name.chars().any(|c| c.is_control())
+            {
                 return Err(format!(
-                    "queue {name:?}: a name has 1 to 64 bytes, none a control character"
+                    "queue {name:?}: a name has 1 to {QUEUE_NAME_MAX} bytes, none a control character"
                 ));
             }
             if let Some(slots) = queue.slots.filter(|slots| !(1..=SLOTS_MAX).contains(slots)) {
@@ -111,6 +151,7 @@ impl Config {
         if config.limits.jobs == 0 {
             return Err("limits: jobs = 0: no job could ever be submitted".into());
         }
+        config.metrics.place()?;
         Ok(config)
     }
 
@@ -151,6 +192,8 @@ mod tests {
             ("[queue.a]\nworker = \"thumbs\"", "worker"),
             ("[queue.\"\"]", "name"),
             ("[limits]\njobs = 0", "jobs = 0"),
+            ("[metrics]\nlisten = \"0.0.0.0:1\"", "0.0.0.0:1"),
+            ("[metrics]\nlisten = \"metrics\"", "metrics"),
             ("[queue.a", "queue"),
         ];
         for (text, part) in cases {

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use procpool::executor::{EncodedCall, EncodedForm, Options, Verdict};
@@ -23,19 +25,25 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Surroundings {
     /// The directory for what commands say.
     pub(crate) logs: PathBuf,
+    /// How much of each stream of a command is kept.
+    pub(crate) log_bytes: u64,
     /// The variable by which the next daemon knows the workers of this one.
     pub(crate) mark: (&'static str, OsString),
 }
 
 /// Called when an attempt has ended, on any thread.
-pub(crate) type OnEnd = std::sync::Arc<dyn Fn(JobId, Attempt) + Send + Sync>;
+pub(crate) type OnEnd = Arc<dyn Fn(JobId, Attempt) + Send + Sync>;
 
 /// All pools, and what runs in them.
 pub(crate) struct Engine {
     queues: BTreeMap<String, QueueConfig>,
     surroundings: Surroundings,
-    pools: HashMap<(String, Kind), ProcessPool>,
+    /// How many jobs of a queue run at a time.
+    slots: HashMap<String, usize>,
+    pools: HashMap<(String, Kind), Arc<ProcessPool>>,
     running: HashMap<JobId, Running>,
+    /// Threads that end pools.
+    endings: Vec<JoinHandle<()>>,
     on_end: OnEnd,
 }
 
@@ -47,8 +55,10 @@ enum Kind {
 
 struct Running {
     attempt: Attempt,
-    /// The pool it runs in.
-    pool: (String, Kind),
+    /// Which pool that is, for others.
+    key: (String, Kind),
+    /// The pool it runs in; none if there is no such pool.
+    pool: Option<Arc<ProcessPool>>,
     future: Future,
 }
 
@@ -65,7 +75,59 @@ impl Engine {
         surroundings: Surroundings,
         on_end: OnEnd,
     ) -> Engine {
-        Engine { queues, surroundings, pools: HashMap::new(), running: HashMap::new(), on_end }
+        Engine {
+            queues,
+            surroundings,
+            slots: HashMap::new(),
+            pools: HashMap::new(),
+            running: HashMap::new(),
+            endings: Vec::new(),
+            on_end,
+        }
+    }
+
+    /// So many jobs of a queue run at a time. What runs goes on in the pool where it is.
+    pub(crate) fn size(&mut self, queue: &str, slots: usize) {
+        if self.slots.get(queue) == Some(&slots) {
+            return;
+        }
+        self.slots.insert(queue.to_owned(), slots);
+        self.renew(queue);
+    }
+
+    /// Other settings. What runs goes on as it was started.
+    pub(crate) fn configure(&mut self, queues: BTreeMap<String, QueueConfig>, log_bytes: u64) {
+        let before = std::mem::replace(&mut self.queues, queues);
+        let worker = |queue: Option<&QueueConfig>| queue.and_then(|queue| queue.worker.clone());
+        let is_other_setup =
+            std::mem::replace(&mut self.surroundings.log_bytes, log_bytes) != log_bytes;
+        for (name, config) in &before {
+            if is_other_setup || worker(Some(config)) != worker(self.queues.get(name)) {
+                self.renew(name);
+            }
+        }
+    }
+
+    /// What of a queue starts from now on does so in new pools.
+    fn renew(&mut self, queue: &str) {
+        for kind in [Kind::Commands, Kind::Tasks] {
+            if let Some(pool) = self.pools.remove(&(queue.to_owned(), kind)) {
+                self.release(pool);
+            }
+        }
+    }
+
+    /// Ends a pool if nothing runs in it that was started before: on a thread, since that can take a while.
+    fn release(&mut self, pool: Arc<ProcessPool>) {
+        self.endings.retain(|ending| !ending.is_finished());
+        let Ok(pool) = Arc::try_unwrap(pool) else {
+            return;
+        };
+        let end = move || pool.shutdown(Shutdown::Abort);
+        // Without a thread it ends here, when the closure is dropped.
+        if let Ok(ending) = thread::Builder::new().name("procpool-release".into()).spawn(end) {
+            self.endings.push(ending);
+        }
     }
 
     /// Starts an attempt.
@@ -76,39 +138,44 @@ impl Engine {
             Work::Task(_) => Kind::Tasks,
         };
         let key = (terms.queue, kind);
-        let future = match self.pool(&key) {
-            Ok(pool) => submit(pool, id, work, terms.timeout),
-            Err(why) => Future::Refused(why),
+        let (pool, future) = match self.pool(&key) {
+            Ok(pool) => {
+                let future = submit(&pool, id, work, terms.timeout);
+                (Some(pool), future)
+            }
+            Err(why) => (None, Future::Refused(why)),
         };
-        let on_end = std::sync::Arc::clone(&self.on_end);
+        let on_end = Arc::clone(&self.on_end);
         match &future {
             Future::Command(future) => future.on_done(move |_| on_end(id, attempt)),
             Future::Task(_, future) => future.on_done(move |_| on_end(id, attempt)),
             Future::Refused(_) => on_end(id, attempt),
         }
-        self.running.insert(id, Running { attempt, pool: key, future });
+        self.running.insert(id, Running { attempt, key, pool, future });
     }
 
     /// The pool for a kind of work in a queue; why there is none.
-    fn pool(&mut self, key: &(String, Kind)) -> Result<&ProcessPool, String> {
-        if !self.pools.contains_key(key) {
-            let pool = self.make_pool(&key.0, key.1)?;
-            self.pools.insert(key.clone(), pool);
+    fn pool(&mut self, key: &(String, Kind)) -> Result<Arc<ProcessPool>, String> {
+        if let Some(pool) = self.pools.get(key) {
+            return Ok(Arc::clone(pool));
         }
-        Ok(&self.pools[key])
+        let pool = Arc::new(self.make_pool(&key.0, key.1)?);
+        self.pools.insert(key.clone(), Arc::clone(&pool));
+        Ok(pool)
     }
 
     fn make_pool(&self, queue: &str, kind: Kind) -> Result<ProcessPool, String> {
         let config =
             self.queues.get(queue).ok_or_else(|| format!("there is no queue `{queue}`"))?;
-        let Surroundings { logs, mark } = &self.surroundings;
+        let Surroundings { logs, log_bytes, mark } = &self.surroundings;
         let builder = ProcessPool::builder()
-            .workers(config.slots())
+            .workers(self.slots.get(queue).copied().unwrap_or_else(|| config.slots()).max(1))
             .idle_timeout(IDLE_TIMEOUT)
             .env(mark.0, mark.1.clone());
         let builder = match (kind, &config.worker) {
             (Kind::Commands, _) => {
-                builder.initializer(command::prepare, Setup { logs: logs.clone().into() })
+                let setup = Setup { logs: logs.clone().into(), log_bytes: *log_bytes };
+                builder.initializer(command::prepare, setup)
             }
             (Kind::Tasks, Some(worker)) => builder.worker_program(worker),
             (Kind::Tasks, None) => return Err(format!("queue `{queue}` has no worker program")),
@@ -130,7 +197,7 @@ impl Engine {
         if self.running.get(&id)?.attempt != attempt {
             return None;
         }
-        let Running { pool, future, .. } = self.running.remove(&id)?;
+        let Running { key, pool, future, .. } = self.running.remove(&id)?;
         let (result, report) = match future {
             Future::Command(future) => {
                 let outcome = future.outcome();
@@ -150,9 +217,17 @@ impl Engine {
         };
         if let Err(JobError::Broken(_)) = &result {
             // Another one may be luckier: what was missing can have been put there meanwhile.
-            if let Some(pool) = self.pools.remove(&pool) {
-                pool.shutdown(Shutdown::Abort);
+            let is_current = |current: &Arc<ProcessPool>| {
+                pool.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, current))
+            };
+            if self.pools.get(&key).is_some_and(is_current)
+                && let Some(current) = self.pools.remove(&key)
+            {
+                self.release(current);
             }
+        }
+        if let Some(pool) = pool {
+            self.release(pool);
         }
         let outcome = result.unwrap_or_else(|error| Outcome::Error(Verdict::of(&error)));
         let Report { ran, cpu, peak_rss, pid, .. } = report;
@@ -166,8 +241,13 @@ impl Engine {
 
     /// Ends all workers, and waits until they are gone.
     pub(crate) fn close(self) {
-        for pool in self.pools.values() {
+        let running = self.running.values().filter_map(|running| running.pool.as_ref());
+        for pool in self.pools.values().chain(running) {
             pool.shutdown(Shutdown::Abort);
+        }
+        for ending in self.endings {
+            // Its panic has ended the process.
+            let _ = ending.join();
         }
     }
 }

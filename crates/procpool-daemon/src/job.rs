@@ -40,6 +40,19 @@ impl Moment {
     }
 }
 
+/// What an acknowledged job survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// A crash of the machine, or of its power: each batch is on the disk.
+    #[default]
+    Machine,
+    /// A crash of the daemon: each batch is with the system.
+    Process,
+    /// Nothing.
+    Memory,
+}
+
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {

@@ -4,6 +4,8 @@
 //! workers: it takes an event and the time, and says which changes must be kept and what is to be done once
 //! they are. Only jobs that have not ended are in it; the others are in the [store](crate::store) alone.
 
+#[cfg(test)]
+mod properties;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -14,16 +16,22 @@ use std::time::Duration;
 use procpool::executor::Verdict;
 
 use crate::job::{
-    Attempt, CommandEnd, Ending, JobId, JobSpec, Life, Moment, Outcome, Record, State, Step, Who,
+    Attempt, CommandEnd, Ending, JobId, JobSpec, Life, Moment, Outcome, Record, State, Step, Terms,
+    Who,
 };
 use crate::store::Change;
 
-pub use queue::{Queue, QueueInfo};
+pub use queue::{Gate, Queue, QueueInfo, QueueOrder, QueueSetting};
 
 /// The pause before the first retry; twice as long before each further one.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest one: a job that fails for want of something else is tried again soon after that is back.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// How often a job that no worker could be started for is tried once more: for 25 seconds, in which a program that is
+/// being replaced is back, and after which whoever waits is told what is wrong.
+const UNSTARTED_MAX: u32 = 8;
+/// The most steps that a history keeps: the first, and the last ones. Each step writes all of it.
+const HISTORY_MAX: usize = 64;
 
 /// What can happen.
 #[derive(Debug)]
@@ -60,6 +68,22 @@ pub enum Event {
         /// Who wants it.
         by: Who,
     },
+    /// A job that has ended shall be run once more, now, whatever it waited for. It must not be live.
+    Retry {
+        /// What is known of it.
+        record: Box<Record>,
+        /// Who wants it.
+        by: Who,
+    },
+    /// Somebody has set something of a queue, which must exist.
+    Queue {
+        /// Its name.
+        name: String,
+        /// What.
+        order: QueueOrder,
+    },
+    /// The configuration has changed: these are the queues, and their slots.
+    Configured(Vec<(String, usize)>),
     /// All jobs of an earlier daemon are [restored](Machine::restore). What ran then is interrupted, or run again if
     /// it may be: nobody knows how far it had come.
     Restarted,
@@ -85,6 +109,8 @@ pub enum Answer {
     Cancelled,
     /// The job runs.
     Running,
+    /// The job waits for a slot again.
+    Queued,
     /// The job has ended before, or never was.
     NotLive,
 }
@@ -128,11 +154,54 @@ struct Entry {
     queue: usize,
     priority: i32,
     retries: u32,
+    /// How many of its attempts count, against `retries`.
+    used: u32,
+    /// How often no worker could be started for it.
+    unstarted: u32,
+    /// Who has had it stopped.
+    stopped_by: Option<Who>,
     /// Not before this.
     due: Option<Moment>,
+    /// The jobs that it still waits for, and perhaps some that it does no longer.
+    after: Box<[JobId]>,
     /// How many jobs it still waits for.
     waits_for: u32,
     life: Life,
+}
+
+impl Entry {
+    fn new(queue: usize, terms: &Terms, due: Option<Moment>, life: Life) -> Entry {
+        Entry {
+            queue,
+            priority: terms.priority,
+            retries: terms.retries,
+            used: used(&life),
+            unstarted: 0,
+            stopped_by: None,
+            due,
+            after: Box::default(),
+            waits_for: 0,
+            life,
+        }
+    }
+
+    /// Another step.
+    fn push(&mut self, step: Step) {
+        let history = &mut self.life.history;
+        if history.len() >= HISTORY_MAX {
+            history.remove(1);
+        }
+        history.push(step);
+    }
+}
+
+/// How many attempts count: those since it last ended, if it is being retried.
+fn used(life: &Life) -> u32 {
+    let Some(end) = life.history.iter().rposition(|step| step.state.is_terminal()) else {
+        return life.attempts;
+    };
+    let starts = life.history[end..].iter().filter(|step| matches!(step.state, State::Running(_)));
+    u32::try_from(starts.count()).unwrap_or(u32::MAX)
 }
 
 /// All jobs that have not ended.
@@ -143,7 +212,9 @@ pub struct Machine {
     /// Those that wait for a moment.
     timers: BTreeSet<(Moment, JobId)>,
     /// Who waits for whom.
-    dependents: HashMap<JobId, Vec<JobId>>,
+    dependents: HashMap<JobId, BTreeSet<JobId>>,
+    /// How many entries there are in `dependents`.
+    edges: usize,
     next: JobId,
     is_draining: bool,
 }
@@ -156,6 +227,7 @@ impl Machine {
             queues,
             timers: BTreeSet::new(),
             dependents: HashMap::new(),
+            edges: 0,
             next,
             is_draining: false,
         }
@@ -169,6 +241,11 @@ impl Machine {
     /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// What there is to remember: the jobs, and how often one waits for another.
+    pub fn weight(&self) -> usize {
+        self.jobs.len() + self.edges
     }
 
     /// True if the job has not ended.
@@ -193,11 +270,20 @@ impl Machine {
 
     /// The jobs that run, by number.
     pub fn running_ids(&self) -> Vec<JobId> {
-        let running = |entry: &Entry| matches!(entry.life.state(), State::Running(_));
-        let mut ids: Vec<_> =
-            self.jobs.iter().filter(|(_, entry)| running(entry)).map(|(id, _)| *id).collect();
+        let mut ids: Vec<_> = self.queues.iter().flat_map(Queue::running_ids).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Takes up what was set of a queue while an earlier daemon ran. Before the jobs.
+    pub fn restore_queue(&mut self, name: &str, setting: QueueSetting) {
+        let queue = self.queue_or_new(name);
+        self.queues[queue].set(setting);
+    }
+
+    /// True if no job is started any more.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
     }
 
     /// When [`Event::Time`] is due.
@@ -221,19 +307,13 @@ impl Machine {
             State::Scheduled => terms.not_before,
             _ => None,
         };
-        let entry = Entry {
-            queue,
-            priority: terms.priority,
-            retries: terms.retries,
-            due,
-            waits_for: 0,
-            life,
-        };
-        self.jobs.insert(id, entry);
+        // What was started before has waited for its dependencies then.
+        let after = if life.attempts > 0 { &[] } else { terms.after.as_slice() };
+        self.jobs.insert(id, Entry::new(queue, &terms, due, life));
         match was {
-            State::Running(_) => self.queues[queue].count_running(),
+            State::Running(_) => self.queues[queue].count_running(id),
             State::Queued => self.enqueue(id),
-            _ => self.schedule(id, &terms.after, ended, now, effects),
+            _ => self.schedule(id, after, ended, now, effects),
         }
     }
 
@@ -245,11 +325,25 @@ impl Machine {
             Event::Cancel { id, by } => self.cancel(id, by, now, effects),
             Event::Abort { id, by } => match self.cancel(id, by, now, effects) {
                 Answer::Running => {
+                    let entry = self.jobs.get_mut(&id).expect("it runs");
+                    entry.stopped_by.get_or_insert(by);
                     effects.then.push(Then::Stop { id });
                     Answer::Running
                 }
                 other => other,
             },
+            Event::Retry { record, by } => self.retry(*record, by, now, effects),
+            Event::Queue { name, order } => {
+                let index = self.queue_or_new(&name);
+                let setting = self.queues[index].setting().after(order);
+                self.queues[index].set(setting);
+                effects.changes.push(Change::Queue { name, setting });
+                Answer::Nothing
+            }
+            Event::Configured(queues) => {
+                self.configure(&queues);
+                Answer::Nothing
+            }
             Event::Restarted => {
                 for id in self.running_ids() {
                     self.interrupt(id, "the daemon ended while it ran", now, effects);
@@ -307,14 +401,7 @@ impl Machine {
         let state = if waits { State::Scheduled } else { State::Queued };
         let life = Life::born(Step { at: now, state, who: by, why: None });
         let after = terms.after.clone();
-        let entry = Entry {
-            queue,
-            priority: terms.priority,
-            retries: terms.retries,
-            due,
-            waits_for: 0,
-            life: life.clone(),
-        };
+        let entry = Entry::new(queue, &terms, due, life.clone());
         effects.changes.push(Change::Insert { record: Record { id, terms, life }, work });
         self.jobs.insert(id, entry);
         if waits {
@@ -323,6 +410,27 @@ impl Machine {
             self.enqueue(id);
         }
         Answer::Born(id)
+    }
+
+    fn retry(&mut self, record: Record, by: Who, now: Moment, effects: &mut Effects) -> Answer {
+        let Record { id, terms, life } = record;
+        let queue = self.queue_or_new(&terms.queue);
+        self.jobs.insert(id, Entry::new(queue, &terms, None, life));
+        self.step(id, Step { at: now, state: State::Queued, who: by, why: None }, effects);
+        self.jobs.get_mut(&id).expect("it was just put there").used = 0;
+        self.enqueue(id);
+        Answer::Queued
+    }
+
+    fn configure(&mut self, queues: &[(String, usize)]) {
+        for queue in &mut self.queues {
+            // Its jobs wait until it is configured again.
+            queue.configure(0);
+        }
+        for (name, slots) in queues {
+            let index = self.queue_or_new(name);
+            self.queues[index].configure(*slots);
+        }
     }
 
     /// Finds out what a job waits for that may wait.
@@ -334,11 +442,13 @@ impl Machine {
         now: Moment,
         effects: &mut Effects,
     ) {
+        self.jobs.get_mut(&id).expect("it was just put there").after = after.into();
         let mut waits_for = 0;
         for other in after {
             if self.is_live(*other) && *other != id {
-                self.dependents.entry(*other).or_default().push(id);
-                waits_for += 1;
+                let is_new = self.dependents.entry(*other).or_default().insert(id);
+                waits_for += u32::from(is_new);
+                self.edges += usize::from(is_new);
                 continue;
             }
             let state = ended.iter().find(|(ended, _)| ended == other).map(|(_, state)| *state);
@@ -361,6 +471,7 @@ impl Machine {
         if entry.waits_for > 0 || entry.due.is_some() {
             return;
         }
+        entry.after = Box::default();
         let step = Step { at: now, state: State::Queued, who: Who::Daemon, why: None };
         self.step(id, step, effects);
         self.enqueue(id);
@@ -374,7 +485,7 @@ impl Machine {
     /// A step that ends nothing.
     fn step(&mut self, id: JobId, step: Step, effects: &mut Effects) {
         let entry = self.jobs.get_mut(&id).expect("only live jobs make steps");
-        entry.life.history.push(step);
+        entry.push(step);
         effects.changes.push(Change::Step { id, life: entry.life.clone() });
     }
 
@@ -405,25 +516,38 @@ impl Machine {
         let killed_its_worker = matches!(ending.outcome, Outcome::Error(Verdict::Died { .. }));
         entry.life.deaths += u32::from(killed_its_worker);
         let state = ending.outcome.state();
-        if may_help(&ending.outcome) && entry.life.attempts <= entry.retries {
-            let why = format!("attempt {attempt} has {}", state.word());
-            self.try_again(id, &why, now, effects);
-            return Answer::Nothing;
+        if entry.stopped_by.is_none() {
+            if never_ran(&ending) && entry.unstarted < UNSTARTED_MAX {
+                entry.unstarted += 1;
+                entry.used = entry.used.saturating_sub(1);
+                self.try_again(id, &unstarted(&ending), now, effects);
+                return Answer::Nothing;
+            }
+            if may_help(&ending.outcome) && entry.used <= entry.retries {
+                let why = format!("attempt {attempt} has {}", state.word());
+                self.try_again(id, &why, now, effects);
+                return Answer::Nothing;
+            }
         }
-        let state = match state {
-            State::Died if killed_its_worker && entry.retries > 0 => State::Quarantined,
-            other => other,
+        let who = match (state, entry.stopped_by) {
+            (State::Cancelled, Some(by)) => by,
+            _ => Who::Daemon,
         };
-        let step = Step { at: now, state, who: Who::Daemon, why: None };
-        self.end(id, step, ending, effects);
+        let (state, ending) = if killed_its_worker && entry.retries > 0 {
+            (State::Quarantined, quarantined(ending, entry.life.deaths))
+        } else {
+            (state, ending)
+        };
+        self.end(id, Step { at: now, state, who, why: None }, ending, effects);
         Answer::Nothing
     }
 
     /// Schedules another attempt of a job that runs.
     fn try_again(&mut self, id: JobId, why: &str, now: Moment, effects: &mut Effects) {
         let entry = self.jobs.get_mut(&id).expect("it runs");
-        self.queues[entry.queue].count_ended();
-        let doublings = entry.life.attempts.saturating_sub(1).min(16);
+        self.queues[entry.queue].count_ended(id);
+        let before = entry.used.max(entry.unstarted);
+        let doublings = before.saturating_sub(1).min(16);
         let due = now.after((BACKOFF_FIRST * (1 << doublings)).min(BACKOFF_MAX));
         entry.due = Some(due);
         self.timers.insert((due, id));
@@ -435,7 +559,7 @@ impl Machine {
     /// A job ran, and it is not known how far it came.
     fn interrupt(&mut self, id: JobId, why: &str, now: Moment, effects: &mut Effects) {
         let entry = &self.jobs[&id];
-        if entry.life.attempts <= entry.retries {
+        if entry.used <= entry.retries && entry.stopped_by.is_none() {
             self.try_again(id, why, now, effects);
             return;
         }
@@ -455,17 +579,20 @@ impl Machine {
             };
             match entry.life.state() {
                 State::Queued => self.queues[entry.queue].remove(entry.priority, id),
-                State::Running(_) => self.queues[entry.queue].count_ended(),
+                State::Running(_) => self.queues[entry.queue].count_ended(id),
                 _ => {}
             }
+            self.forget_edges(id, &entry);
             if let Some(due) = entry.due {
                 self.timers.remove(&(due, id));
             }
             let Step { at, state, .. } = step;
-            entry.life.history.push(step);
+            entry.push(step);
             effects.changes.push(Change::End { id, life: entry.life, ending: Box::new(ending) });
             effects.then.push(Then::Tell { id, state });
-            for dependent in self.dependents.remove(&id).unwrap_or_default() {
+            let dependents = self.dependents.remove(&id).unwrap_or_default();
+            self.edges -= dependents.len();
+            for dependent in dependents {
                 let Some(waiting) = self.jobs.get_mut(&dependent) else {
                     continue;
                 };
@@ -475,6 +602,19 @@ impl Machine {
                 } else {
                     ends.push((dependent, given_up(id, Some(state), at), Ending::nothing()));
                 }
+            }
+        }
+    }
+
+    /// Nobody has to be told that a job has ended for which this one waited.
+    fn forget_edges(&mut self, id: JobId, entry: &Entry) {
+        for other in &entry.after {
+            let Some(dependents) = self.dependents.get_mut(other) else {
+                continue;
+            };
+            self.edges -= usize::from(dependents.remove(&id));
+            if dependents.is_empty() {
+                self.dependents.remove(other);
             }
         }
     }
@@ -500,6 +640,7 @@ impl Machine {
             while let Some(id) = self.queues[index].take_next() {
                 let entry = self.jobs.get_mut(&id).expect("only live jobs are queued");
                 entry.life.attempts += 1;
+                entry.used += 1;
                 let attempt = entry.life.attempts;
                 let state = State::Running(attempt);
                 self.step(id, Step { at: now, state, who: Who::Daemon, why: None }, effects);
@@ -529,5 +670,29 @@ fn may_help(outcome: &Outcome) -> bool {
         | Outcome::Json(_)
         | Outcome::Binary(_)
         | Outcome::Nothing => false,
+    }
+}
+
+/// Whether an attempt came to nothing before the job was sent: no worker could be started for it.
+fn never_ran(ending: &Ending) -> bool {
+    matches!(ending.outcome, Outcome::Error(Verdict::Broken(_))) && ending.pid.is_none()
+}
+
+fn unstarted(ending: &Ending) -> String {
+    match &ending.outcome {
+        Outcome::Error(Verdict::Broken(why)) => format!("no worker could be started: {why}"),
+        _ => "no worker could be started".into(),
+    }
+}
+
+/// The end of a job that has killed its last worker.
+fn quarantined(ending: Ending, deaths: u32) -> Ending {
+    match ending.outcome {
+        Outcome::Error(last) => {
+            let last = Box::new(last);
+            let outcome = Outcome::Error(Verdict::Quarantined { attempts: deaths, last });
+            Ending { outcome, ..ending }
+        }
+        _ => ending,
     }
 }

@@ -10,13 +10,14 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::time::Duration;
 
 use procpool_wire::codec;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Ending, JobId, JobSpec, Record, State};
-use crate::machine::QueueInfo;
+use crate::job::{Ending, JobId, JobSpec, Level, Record, State};
+use crate::machine::{QueueInfo, QueueOrder};
 
 /// The versions that this program speaks: from, to.
 pub const VERSIONS: (u16, u16) = (1, 1);
@@ -72,6 +73,33 @@ pub enum Request {
     Queues,
     /// Start nothing any more, finish what runs, and end. [`Response::Stopping`].
     Stop,
+    /// Run a job once more that has ended. [`Response::Done`].
+    Retry(JobId),
+    /// Forget a job that has ended, and all that it left. [`Response::Done`].
+    Forget(JobId),
+    /// Set something of a queue. [`Response::Done`].
+    Queue {
+        /// Its name.
+        name: String,
+        /// What.
+        order: QueueOrder,
+    },
+    /// Start nothing any more, and take jobs all the same. [`Response::Done`].
+    Drain,
+    /// Wait until nothing runs, which comes to pass after [`Request::Drain`]. [`Response::Done`].
+    Drained,
+    /// How the daemon is. [`Response::Health`].
+    Health,
+    /// A piece of what a command says, as soon as there is one. [`Response::Log`], with no bytes when there will be
+    /// none.
+    Follow {
+        /// The job.
+        id: JobId,
+        /// Which stream.
+        stream: Stream,
+        /// From this byte on.
+        offset: u64,
+    },
 }
 
 /// A stream of a command.
@@ -112,6 +140,10 @@ pub enum Response {
     Stopping,
     /// It does not do that.
     Refused(Refusal),
+    /// It is done, and kept if it is something to keep.
+    Done,
+    /// How it is.
+    Health(Box<Health>),
 }
 
 /// Who is there.
@@ -121,6 +153,46 @@ pub struct Pong {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
+}
+
+/// How a daemon is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The program's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// What acknowledged means.
+    pub level: Level,
+    /// How long it has been up.
+    pub up: Duration,
+    /// Whether it starts jobs.
+    pub phase: Phase,
+    /// Jobs that have not ended.
+    pub jobs: u64,
+    /// The most of them.
+    pub jobs_max: u64,
+    /// Jobs that have ended since it is up, by the word of their state.
+    pub ended: Vec<(String, u64)>,
+    /// Connections of clients.
+    pub clients: u64,
+    /// Clients that wait for a job to end, and how often.
+    pub waits: u64,
+    /// Requests that are not answered yet, since the journal has not kept or read something.
+    pub under_way: u64,
+    /// The queues.
+    pub queues: Vec<QueueInfo>,
+}
+
+/// Whether a daemon starts jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// It does.
+    Serving,
+    /// It starts none any more.
+    Draining,
+    /// It starts none any more, takes none, and ends when nothing runs.
+    Stopping,
 }
 
 /// What became of a wish to cancel a job.
@@ -149,6 +221,8 @@ pub enum Refusal {
     Stopping,
     /// The request makes no sense. The text says why.
     Invalid(String),
+    /// The job has not ended.
+    NotEnded(JobId),
 }
 
 impl fmt::Display for Refusal {
@@ -160,6 +234,7 @@ impl fmt::Display for Refusal {
             Refusal::KeyTaken(id) => write!(f, "job {id} has that key, and is another job"),
             Refusal::Stopping => f.write_str("the daemon is about to end"),
             Refusal::Invalid(why) => f.write_str(why),
+            Refusal::NotEnded(id) => write!(f, "job {id} has not ended"),
         }
     }
 }

@@ -153,6 +153,11 @@ impl Daemon<'_> {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
+    /// Whether it has ended. Its end stays to be waited for.
+    pub(super) fn has_ended(&self) -> bool {
+        !crate::support::is_alive(self.child.id())
+    }
+
     /// Reads standard error up to the line that contains `part`.
     pub(super) fn wait_to_say(&mut self, part: &str) {
         loop {

@@ -3,5 +3,8 @@
 mod fixture;
 
 mod commands;
+mod hostile;
+mod operations;
 mod restart;
+mod systemd;
 mod tasks;

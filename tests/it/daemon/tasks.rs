@@ -72,7 +72,7 @@ fn a_daemon_is_an_executor() {
             other => panic!("{other:?}"),
         }
         match daemon.job(exit_with, 3).retries(1).submit().result() {
-            Err(JobError::Died(death)) => assert_eq!(death.attempt, 1),
+            Err(JobError::Quarantined { attempts, .. }) => assert_eq!(attempts, 2),
             other => panic!("{other:?}"),
         }
         match daemon.submit(unregistered, 1).result() {

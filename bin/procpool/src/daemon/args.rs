@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use procpool_daemon::job::JobId;
+use clap::{Args, Subcommand};
+use procpool_daemon::job::{JobId, Moment};
+use procpool_daemon::machine::QueueOrder;
 
 use crate::args::{parse_duration, parse_variable};
 
@@ -71,6 +72,10 @@ pub(crate) struct Submit {
     #[arg(long = "in", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) delay: Option<Duration>,
 
+    /// Run it at this time, or as soon after it as it can be: `2026-11-26T03:00`, here or with `Z` or `+01:00`
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, conflicts_with = "delay")]
+    pub(crate) at: Option<Moment>,
+
     /// Run it up to N times more if it fails, dies, or is interrupted. Without this it is started at most once
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) retries: u32,
@@ -79,7 +84,7 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// The same key and the same job are one job; another job with that key is refused
+    /// The same key and the same job are one job, whenever it is to run; another job with that key is refused
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
 
@@ -146,6 +151,10 @@ pub(crate) struct Logs {
     #[command(flatten)]
     pub(crate) socket: Socket,
 
+    /// Go on until the job has ended, and print what it writes as it does
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+
     #[arg(value_name = "ID", value_parser = parse_id)]
     pub(crate) id: JobId,
 }
@@ -182,6 +191,113 @@ pub(crate) struct Ping {
 pub(crate) struct Stop {
     #[command(flatten)]
     pub(crate) socket: Socket,
+}
+
+/// Run jobs once more that have ended, however they did. The exit code is the number of those that are not.
+///
+/// They keep their numbers and histories. What they depended on is not looked at again.
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+
+    #[arg(required = true, value_name = "ID", value_parser = parse_id)]
+    pub(crate) ids: Vec<JobId>,
+}
+
+/// Forget jobs that have ended, with all that they left. The exit code is the number of those that are not.
+#[derive(Debug, Args)]
+pub(crate) struct Forget {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+
+    #[arg(required = true, value_name = "ID", value_parser = parse_id)]
+    pub(crate) ids: Vec<JobId>,
+}
+
+/// Show the queues, or set something of one, which the daemon keeps.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Queue {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+
+    /// Print each queue as an object of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) order: Option<QueueCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// Start no more jobs of a queue; those that run go on
+    Pause {
+        #[command(flatten)]
+        socket: Socket,
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Start jobs of a queue again
+    Resume {
+        #[command(flatten)]
+        socket: Socket,
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Run at most N jobs of a queue at a time; `default` is what the configuration says
+    Limit {
+        #[command(flatten)]
+        socket: Socket,
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[arg(value_name = "N", value_parser = parse_limit)]
+        limit: QueueOrder,
+    },
+}
+
+/// Have the daemon start no more jobs; it takes jobs all the same, and keeps them for the next one.
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+
+    /// Wait until nothing runs any more
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// Show how the daemon is.
+#[derive(Debug, Args)]
+pub(crate) struct Health {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+
+    /// Print it as an object of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_limit(text: &str) -> std::result::Result<QueueOrder, String> {
+    match text.parse() {
+        _ if text == "default" => Ok(QueueOrder::Limit(None)),
+        Ok(slots) => Ok(QueueOrder::Limit(Some(slots))),
+        Err(_) => Err("a number, or `default`".into()),
+    }
+}
+
+/// A moment by the calendar: with an offset, or by the clock of this place.
+fn parse_moment(text: &str) -> std::result::Result<Moment, String> {
+    let stamp = match text.parse::<jiff::Timestamp>() {
+        Ok(stamp) => stamp,
+        Err(_) => text
+            .parse::<jiff::civil::DateTime>()
+            .and_then(|local| local.to_zoned(jiff::tz::TimeZone::system()))
+            .map_err(|error| error.to_string())?
+            .timestamp(),
+    };
+    u64::try_from(stamp.as_millisecond()).map(Moment).map_err(|_| "it is before 1970".into())
 }
 
 fn parse_id(text: &str) -> std::result::Result<JobId, String> {

@@ -19,10 +19,10 @@ pub(super) fn print(client: &Client, id: JobId) -> Result<u8, Error> {
     let printed = match &ending.outcome {
         Outcome::Json(json) => io::stdout().lock().write_all(format!("{json}\n").as_bytes()),
         Outcome::Binary(bytes) => io::stdout().lock().write_all(bytes),
-        _ => match log(client, id, Stream::Stdout, &mut io::stdout().lock())? {
+        _ => match log(client, id, Stream::Stdout, so_far, &mut io::stdout().lock())? {
             Ok(()) => {
                 // If standard error is gone, nobody can be told.
-                let _ = log(client, id, Stream::Stderr, &mut io::stderr().lock())?;
+                let _ = log(client, id, Stream::Stderr, so_far, &mut io::stderr().lock())?;
                 Ok(())
             }
             Err(error) => Err(error),
@@ -37,23 +37,37 @@ pub(super) fn print(client: &Client, id: JobId) -> Result<u8, Error> {
     Ok(code(state, &ending))
 }
 
-/// Prints what a command has said so far.
+/// Asks for what a command has said from there on.
+pub(super) type Ask = fn(JobId, Stream, u64) -> Request;
+
+/// Up to now.
+pub(super) fn so_far(id: JobId, stream: Stream, offset: u64) -> Request {
+    Request::Log { id, stream, offset }
+}
+
+/// As soon as it says something.
+pub(super) fn follow(id: JobId, stream: Stream, offset: u64) -> Request {
+    Request::Follow { id, stream, offset }
+}
+
+/// Prints what a command has said, piece by piece, up to one that is empty.
 pub(super) fn log(
     client: &Client,
     id: JobId,
     stream: Stream,
+    ask: Ask,
     to: &mut impl Write,
 ) -> Result<io::Result<()>, Error> {
     let mut offset = 0;
     loop {
-        let bytes = match client.request(&Request::Log { id, stream, offset })? {
+        let bytes = match client.request(&ask(id, stream, offset))? {
             Response::Log { bytes } => bytes,
             other => return Err(Error::unexpected(&other)),
         };
         if bytes.is_empty() {
             return Ok(to.flush());
         }
-        if let Err(error) = to.write_all(&bytes) {
+        if let Err(error) = to.write_all(&bytes).and_then(|()| to.flush()) {
             return Ok(Err(error));
         }
         offset += bytes.len() as u64;

@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 pub(crate) mod control;
+pub(crate) mod health;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod submit;

@@ -17,8 +17,13 @@ pub(crate) fn serve(args: args::Daemon) -> anyhow::Result<u8> {
         return Ok(exit_code::SUCCESS);
     }
     let root = if args.allow_root { Root::Allowed } else { Root::Refused };
-    let settings =
-        Settings { config, state: place::state(args.state.as_deref())?, socket: args.socket, root };
+    let settings = Settings {
+        config,
+        config_path: args.config,
+        state: place::state(args.state.as_deref())?,
+        socket: args.socket,
+        root,
+    };
     let server = match Server::open(settings) {
         Ok(server) => server,
         Err(error) => return Ok(say(&error)),

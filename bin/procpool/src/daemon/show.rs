@@ -1,6 +1,7 @@
 //! `procpool status`, `wait`, `result` and `logs`.
 
 use std::io::{self, Write};
+use std::thread;
 
 use procpool_daemon::job::{JobId, Record, State};
 use procpool_daemon::protocol::{PAGE_MAX, Refusal, Request, Response, Stream};
@@ -103,10 +104,20 @@ pub(crate) fn result(args: &args::Result) -> anyhow::Result<u8> {
 
 /// All of `procpool logs`; answers the exit code.
 pub(crate) fn logs(args: &args::Logs) -> anyhow::Result<u8> {
+    let ask = if args.follow { ended::follow } else { ended::so_far };
     with_daemon(&args.socket, |client| {
-        let printed = ended::log(client, args.id, Stream::Stdout, &mut io::stdout().lock())?;
-        // If standard error is gone, nobody can be told.
-        let _ = ended::log(client, args.id, Stream::Stderr, &mut io::stderr().lock())?;
+        let printed = thread::scope(|scope| {
+            // If standard error is gone, nobody can be told.
+            let err = || ended::log(client, args.id, Stream::Stderr, ask, &mut io::stderr().lock());
+            // At the same time, if they are followed: either may be silent for long.
+            let err = args.follow.then(|| scope.spawn(err)).ok_or(err);
+            let out = ended::log(client, args.id, Stream::Stdout, ask, &mut io::stdout().lock())?;
+            let err = match err {
+                Ok(thread) => thread.join().expect("printing does not panic"),
+                Err(print) => print(),
+            };
+            err.map(|_| out)
+        })?;
         Ok(match printed {
             Ok(()) => exit_code::SUCCESS,
             Err(error) => Unwritable::Stdout(error).say(),

@@ -62,7 +62,7 @@ fn spec(args: &args::Submit) -> anyhow::Result<Result<JobSpec, Refusal>> {
         priority: args.priority,
         retries: args.retries,
         timeout: args.timeout,
-        not_before: args.delay.map(|delay| Moment::now().after(delay)),
+        not_before: args.at.or_else(|| args.delay.map(|delay| Moment::now().after(delay))),
         after: args.after.clone(),
         key: args.key.clone(),
         ..Terms::new(title)

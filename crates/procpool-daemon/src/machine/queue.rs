@@ -11,9 +11,41 @@ use crate::job::JobId;
 #[derive(Debug)]
 pub struct Queue {
     name: String,
+    /// As it is configured.
     slots: usize,
+    setting: QueueSetting,
     waiting: BTreeSet<(Reverse<i32>, JobId)>,
-    running: usize,
+    running: BTreeSet<JobId>,
+}
+
+/// What somebody has set of a queue while the daemon ran. It is kept, and goes before the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSetting {
+    /// Whether its jobs are started.
+    pub gate: Gate,
+    /// How many of them run at a time.
+    pub slots: Option<u64>,
+}
+
+/// Whether the jobs of a queue are started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gate {
+    /// They are.
+    #[default]
+    Open,
+    /// They wait. What runs goes on.
+    Paused,
+}
+
+/// What can be asked of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueueOrder {
+    /// Start none of its jobs.
+    Pause,
+    /// Start them again.
+    Resume,
+    /// So many slots; `None`: as it is configured.
+    Limit(Option<u64>),
 }
 
 /// A queue as clients see it.
@@ -27,12 +59,30 @@ pub struct QueueInfo {
     pub queued: u64,
     /// How many run.
     pub running: u64,
+    /// Whether its jobs are started.
+    pub gate: Gate,
+}
+
+impl QueueSetting {
+    pub(super) fn after(self, order: QueueOrder) -> QueueSetting {
+        match order {
+            QueueOrder::Pause => QueueSetting { gate: Gate::Paused, ..self },
+            QueueOrder::Resume => QueueSetting { gate: Gate::Open, ..self },
+            QueueOrder::Limit(slots) => QueueSetting { slots, ..self },
+        }
+    }
 }
 
 impl Queue {
     /// An empty queue.
     pub fn new(name: impl Into<String>, slots: usize) -> Queue {
-        Queue { name: name.into(), slots, waiting: BTreeSet::new(), running: 0 }
+        Queue {
+            name: name.into(),
+            slots,
+            setting: QueueSetting::default(),
+            waiting: BTreeSet::new(),
+            running: BTreeSet::new(),
+        }
     }
 
     /// Its name.
@@ -40,17 +90,43 @@ impl Queue {
         &self.name
     }
 
-    pub(super) fn info(&self) -> QueueInfo {
-        QueueInfo {
-            name: self.name.clone(),
-            slots: self.slots as u64,
-            queued: self.waiting.len() as u64,
-            running: self.running as u64,
+    /// How many of its jobs run at a time.
+    pub fn slots(&self) -> usize {
+        match self.setting.slots {
+            // A limit cannot bring back a queue that is configured no more.
+            Some(slots) if self.slots > 0 => usize::try_from(slots).unwrap_or(usize::MAX),
+            _ => self.slots,
         }
     }
 
+    pub(super) fn info(&self) -> QueueInfo {
+        QueueInfo {
+            name: self.name.clone(),
+            slots: self.slots() as u64,
+            queued: self.waiting.len() as u64,
+            running: self.running.len() as u64,
+            gate: self.setting.gate,
+        }
+    }
+
+    pub(super) fn setting(&self) -> QueueSetting {
+        self.setting
+    }
+
+    pub(super) fn set(&mut self, setting: QueueSetting) {
+        self.setting = setting;
+    }
+
+    pub(super) fn configure(&mut self, slots: usize) {
+        self.slots = slots;
+    }
+
     pub(super) fn running(&self) -> usize {
-        self.running
+        self.running.len()
+    }
+
+    pub(super) fn running_ids(&self) -> impl Iterator<Item = JobId> {
+        self.running.iter().copied()
     }
 
     pub(super) fn insert(&mut self, priority: i32, id: JobId) {
@@ -62,22 +138,22 @@ impl Queue {
     }
 
     /// A job of it runs that was not taken out of it.
-    pub(super) fn count_running(&mut self) {
-        self.running += 1;
+    pub(super) fn count_running(&mut self, id: JobId) {
+        self.running.insert(id);
     }
 
     /// A job of it runs no longer.
-    pub(super) fn count_ended(&mut self) {
-        self.running -= 1;
+    pub(super) fn count_ended(&mut self, id: JobId) {
+        self.running.remove(&id);
     }
 
     /// The next job to start, if there is one and a slot for it; it counts as running then.
     pub(super) fn take_next(&mut self) -> Option<JobId> {
-        if self.running >= self.slots {
+        if self.setting.gate == Gate::Paused || self.running.len() >= self.slots() {
             return None;
         }
         let (_, id) = self.waiting.pop_first()?;
-        self.running += 1;
+        self.running.insert(id);
         Some(id)
     }
 }

@@ -159,3 +159,84 @@ fn a_restart_interrupts_what_ran() {
     assert_eq!(after.recorded(JobId(2)), Some(State::Scheduled));
     assert!(after.starts().is_empty());
 }
+
+/// Goal: whoever had a job stopped is named, and it is not tried again.
+#[test]
+fn a_stop_is_recorded_as_whose_it_was() {
+    let mut play = Play::new(1);
+    let id = play.submit(Terms { retries: 3, ..Terms::new("a") });
+    let by = Who::Client(77);
+    assert_eq!(play.handle(Event::Abort { id, by }), Answer::Running);
+    assert_eq!(play.effects.then, [Then::Stop { id }]);
+    play.end(id, 1, Outcome::Error(Verdict::Cancelled { started: true }));
+    match &play.effects.changes[..] {
+        [Change::End { life, .. }] => assert_eq!(life.history.last().unwrap().who, by),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Goal: a worker program that is being replaced costs no job; one that is gone is told.
+#[test]
+fn a_job_without_a_worker_is_tried_again_and_not_for_ever() {
+    let mut play = Play::new(1);
+    let id = play.submit(Terms::new("a"));
+    let broken = || Outcome::Error(Verdict::Broken("no such file".into()));
+    for attempt in 1..=UNSTARTED_MAX {
+        play.end(id, attempt, broken());
+        assert_eq!(play.recorded(id), Some(State::Scheduled), "attempt {attempt}");
+        play.now = play.machine.next_time().unwrap();
+        play.handle(Event::Time);
+    }
+    play.end(id, UNSTARTED_MAX + 1, broken());
+    assert_eq!(play.recorded(id), Some(State::Failed));
+    let waited = play.now.since(T0);
+    assert!(waited > Duration::from_secs(20) && waited < Duration::from_secs(60), "{waited:?}");
+}
+
+/// Goal: a job that kills its workers ends as one that did, with the last death, however it is looked at.
+#[test]
+fn poison_is_quarantined_in_state_and_ending() {
+    let mut play = Play::new(1);
+    let id = play.submit(Terms { retries: 1, ..Terms::new("a") });
+    let died = |pid| {
+        Outcome::Error(Verdict::Died {
+            status: procpool::Status::Exit(3),
+            phase: procpool::Phase::Run,
+            oom: procpool::Oom::No,
+            pid,
+            attempt: 1,
+            worker: 0,
+            stderr_tail: String::new(),
+            detail: None,
+        })
+    };
+    play.end(id, 1, died(5));
+    play.now = play.machine.next_time().unwrap();
+    play.handle(Event::Time);
+    play.end(id, 2, died(6));
+    match &play.effects.changes[..] {
+        [Change::End { life, ending, .. }] => {
+            assert_eq!(life.state(), State::Quarantined);
+            let Outcome::Error(last) = died(6) else { unreachable!() };
+            let last = Box::new(last);
+            assert_eq!(ending.outcome, Outcome::Error(Verdict::Quarantined { attempts: 2, last }));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Goal: a history is bounded, and begins where it began.
+#[test]
+fn a_history_keeps_its_first_and_last_steps() {
+    let mut play = Play::new(1);
+    let id = play.submit(Terms { retries: 1000, ..Terms::new("a") });
+    for attempt in 1..=100 {
+        play.end(id, attempt, exit(1));
+        play.now = play.machine.next_time().unwrap();
+        play.handle(Event::Time);
+    }
+    let life = &play.machine.jobs[&id].life;
+    assert_eq!((life.history.len(), life.attempts), (HISTORY_MAX, 101));
+    assert_eq!(life.history[0].who, Who::Client(1));
+    assert_eq!(life.state(), State::Running(101));
+}

@@ -1,24 +1,31 @@
 //! Answers requests: turns them into events for the machine, and what follows from those into work for the journal,
 //! for pools, and into answers. It knows clients by number only and does no I/O with them, or with anything else.
 
+pub(super) mod followers;
 mod submit;
+mod waits;
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem;
 use std::path::PathBuf;
 use std::process;
+use std::time::{Duration, Instant};
 
 use crate::command::log_path;
-use crate::config::Config;
+use crate::config::{Config, SLOTS_MAX};
 use crate::engine::Engine;
-use crate::job::{Attempt, JobId, JobSpec, Moment, State, Who};
+use crate::error::Error;
+use crate::job::{Attempt, JobId, JobSpec, Moment, Record, State, Who};
 use crate::journal::{Entry, Found, Journal, Kept, Query};
-use crate::machine::{Answer, Effects, Event, Machine, Then};
+use crate::machine::{Answer, Effects, Event, Machine, QueueOrder, Then};
 use crate::protocol::{
-    Cancelled, LOG_BYTES_MAX, PAGE_MAX, Pong, Refusal, Request, Response, Stream,
+    Cancelled, Health, LOG_BYTES_MAX, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream,
 };
+use crate::store::Change;
+use followers::{Follower, Followers};
+use waits::{TooMany, Waits};
 
 /// The most jobs that one request may name.
 const IDS_MAX: usize = 1000;
@@ -32,8 +39,8 @@ pub(super) struct Asker {
     pub(super) number: u64,
     /// The client's process.
     pub(super) pid: u32,
-    /// Whether it waits for a job to end.
-    pub(super) is_waiting: bool,
+    /// What the request costs while it is under way; `None` if it waits for a job to end.
+    pub(super) cost: Option<usize>,
 }
 
 /// What is to be done with what the journal has kept, or found.
@@ -51,6 +58,12 @@ pub(super) enum Purpose {
     Endings(JobId, Vec<Asker>),
     /// What has to be known before a job can be taken.
     Consider(Box<submit::Candidate>),
+    /// A job that is to be run once more, if it has ended.
+    Retry(Asker, JobId),
+    /// A job that is to be forgotten, if it has ended.
+    Forget(Asker, JobId),
+    /// A job is forgotten.
+    Forgotten(Asker, JobId),
 }
 
 /// What somebody who waits for a job wants to know.
@@ -76,13 +89,23 @@ pub(super) struct Desk {
     engine: Engine,
     config: Config,
     logs: PathBuf,
-    waiting: HashMap<JobId, Vec<(Asker, Wanted)>>,
+    waits: Waits,
+    followers: Followers,
+    /// Those who wait until nothing runs.
+    drained: Vec<Asker>,
+    /// Jobs that the journal is about to forget.
+    forgetting: HashSet<JobId>,
+    /// How many jobs have ended, by the word of their state.
+    ended: BTreeMap<&'static str, u64>,
+    since: Instant,
     /// Keys of jobs that are not durable yet, and that the journal may not know of.
     fresh_keys: HashSet<String>,
     /// Entries that the journal has not answered yet.
     under_way: usize,
     replies: Vec<(Asker, Response)>,
-    is_stopping: bool,
+    phase: Phase,
+    /// When what still runs is interrupted.
+    give_up_at: Option<Instant>,
 }
 
 impl Desk {
@@ -94,6 +117,7 @@ impl Desk {
         engine: Engine,
         config: Config,
         logs: PathBuf,
+        followers: Followers,
     ) -> Desk {
         let mut desk = Desk {
             machine,
@@ -101,18 +125,25 @@ impl Desk {
             engine,
             config,
             logs,
-            waiting: HashMap::new(),
+            waits: Waits::default(),
+            followers,
+            drained: Vec::new(),
+            forgetting: HashSet::new(),
+            ended: BTreeMap::new(),
+            since: Instant::now(),
             fresh_keys: HashSet::new(),
             under_way: 0,
             replies: Vec::new(),
-            is_stopping: false,
+            phase: Phase::Serving,
+            give_up_at: None,
         };
         desk.keep(effects, None);
+        desk.size_pools();
         desk
     }
 
-    /// A client has asked for something.
-    pub(super) fn request(&mut self, asker: Asker, request: Request) {
+    /// A client, one of so many, has asked for something.
+    pub(super) fn request(&mut self, asker: Asker, request: Request, clients: usize) {
         let by = Who::Client(asker.pid);
         match request {
             Request::Ping => {
@@ -132,7 +163,13 @@ impl Desk {
             }
             Request::Wait(id) => self.wait(asker, id, Wanted::State),
             Request::Result(id) => self.wait(asker, id, Wanted::Ending),
-            Request::Log { id, stream, offset } => self.log(asker, id, stream, offset),
+            Request::Log { id, stream, offset } => {
+                let response = self.log(id, stream, offset);
+                self.reply(asker, response);
+            }
+            Request::Follow { id, stream, offset } => {
+                self.log_or_wait(id, Follower { asker, stream, offset });
+            }
             Request::Cancel(id) => self.cancel(asker, id, Event::Cancel { id, by }),
             Request::Abort(id) => self.cancel(asker, id, Event::Abort { id, by }),
             Request::Queues => {
@@ -142,6 +179,24 @@ impl Desk {
             Request::Stop => {
                 self.reply(asker, Response::Stopping);
                 self.stop();
+            }
+            Request::Retry(id) if self.machine.is_live(id) => {
+                self.refuse(asker, Refusal::NotEnded(id));
+            }
+            Request::Retry(id) => self.ask(Query::Work(id), Purpose::Retry(asker, id)),
+            Request::Forget(id) if self.machine.is_live(id) => {
+                self.refuse(asker, Refusal::NotEnded(id));
+            }
+            Request::Forget(id) => self.ask(Query::Record(id), Purpose::Forget(asker, id)),
+            Request::Queue { name, order } => self.queue(asker, name, order),
+            Request::Drain => {
+                self.drain();
+                self.reply(asker, Response::Done);
+            }
+            Request::Drained => self.drained.push(asker),
+            Request::Health => {
+                let health = self.health(clients);
+                self.reply(asker, Response::Health(Box::new(health)));
             }
         }
     }
@@ -195,6 +250,22 @@ impl Desk {
                 _ => askers.into_iter().for_each(|asker| self.refuse(asker, Refusal::NoJob(id))),
             },
             Purpose::Consider(candidate) => self.reconsider(*candidate, found.next()),
+            Purpose::Retry(asker, id) => match found.next() {
+                Some(Found::Work(Some((record, _)))) => self.retry(asker, record),
+                _ => self.refuse(asker, Refusal::NoJob(id)),
+            },
+            Purpose::Forget(asker, id) => match found.next() {
+                Some(Found::Record(Some(_))) => self.forget(asker, id),
+                _ => self.refuse(asker, Refusal::NoJob(id)),
+            },
+            Purpose::Forgotten(asker, id) => {
+                self.forgetting.remove(&id);
+                for stream in [Stream::Stdout, Stream::Stderr] {
+                    // Most jobs have said nothing, and so have no file.
+                    let _ = fs::remove_file(log_path(&self.logs, id, stream));
+                }
+                self.reply(asker, Response::Done);
+            }
         }
     }
 
@@ -207,6 +278,9 @@ impl Desk {
 
     /// Time has passed.
     pub(super) fn time(&mut self) {
+        if self.give_up_at.is_some_and(|at| at <= Instant::now()) {
+            self.give_up();
+        }
         if self.machine.next_time().is_some_and(|due| due <= Moment::now()) {
             self.handle(Event::Time);
         }
@@ -217,35 +291,110 @@ impl Desk {
         self.machine.next_time()
     }
 
-    /// Nothing is started any more. Once more: what runs is stopped.
-    pub(super) fn stop(&mut self) {
-        if !mem::replace(&mut self.is_stopping, true) {
+    /// Nothing is started any more.
+    fn drain(&mut self) {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::Draining;
             self.handle(Event::Drain);
+        }
+    }
+
+    /// Nothing is started or taken any more. Once more: what runs is stopped.
+    pub(super) fn stop(&mut self) {
+        if self.phase != Phase::Stopping {
+            self.drain();
+            self.phase = Phase::Stopping;
+            self.give_up_at = Some(Instant::now() + self.drain_limit());
             return;
         }
+        self.give_up();
+    }
+
+    /// What still runs is interrupted.
+    fn give_up(&mut self) {
+        self.give_up_at = None;
         for id in self.machine.running_ids() {
             self.handle(Event::Interrupt { id });
         }
     }
 
+    /// How long what runs may take once nothing else is started.
+    pub(super) fn drain_limit(&self) -> Duration {
+        Duration::from_secs(self.config.limits.drain_seconds)
+    }
+
+    /// When [`time`](Desk::time) ends a drain.
+    pub(super) fn give_up_at(&self) -> Option<Instant> {
+        self.give_up_at
+    }
+
+    /// True if it was told to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.phase == Phase::Stopping
+    }
+
+    /// Other settings hold from now on. What acknowledged means, and where figures are to be had, needs another
+    /// daemon.
+    pub(super) fn configure(&mut self, config: Config) -> Result<(), Error> {
+        if config.level != self.config.level || config.metrics != self.config.metrics {
+            return Err(Error::setting("`level` and `metrics` need a daemon that is started anew"));
+        }
+        let queues = config.all_queues();
+        let slots = queues.iter().map(|(name, queue)| (name.clone(), queue.slots())).collect();
+        self.engine.configure(queues, config.limits.log_bytes);
+        self.config = config;
+        self.handle(Event::Configured(slots));
+        self.size_pools();
+        Ok(())
+    }
+
     /// True if it was told to stop and nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
-        self.is_stopping
-            && self.under_way == 0
-            && self.machine.running() == 0
-            && self.engine.is_idle()
+        self.phase == Phase::Stopping && self.under_way == 0 && self.is_quiet()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.machine.running() == 0 && self.engine.is_idle()
     }
 
     /// A client is gone.
     pub(super) fn gone(&mut self, client: u64) {
-        self.waiting.retain(|_, waiting| {
-            waiting.retain(|(asker, _)| asker.client != client);
-            !waiting.is_empty()
-        });
+        self.waits.gone(client);
+        let logs = &self.logs;
+        self.followers.gone(client, |id| log_path(logs, id, Stream::Stdout));
+        self.drained.retain(|asker| asker.client != client);
+    }
+
+    /// How often a client waits for something.
+    pub(super) fn waits_of(&self, client: u64) -> usize {
+        self.waits.of(client)
+    }
+
+    /// How the daemon is, with so many clients.
+    pub(super) fn health(&self, clients: usize) -> Health {
+        let ended = self.ended.iter().map(|(word, count)| ((*word).to_owned(), *count));
+        Health {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            level: self.config.level,
+            up: self.since.elapsed(),
+            phase: self.phase,
+            jobs: self.machine.len() as u64,
+            jobs_max: self.config.limits.jobs as u64,
+            ended: ended.collect(),
+            clients: clients as u64,
+            waits: self.waits.len() as u64,
+            under_way: self.under_way as u64,
+            queues: self.machine.queues().collect(),
+        }
     }
 
     /// What there is to be answered.
     pub(super) fn take_replies(&mut self) -> Vec<(Asker, Response)> {
+        if !self.drained.is_empty() && self.is_quiet() {
+            let drained = mem::take(&mut self.drained);
+            self.replies.extend(drained.into_iter().map(|asker| (asker, Response::Done)));
+        }
         mem::take(&mut self.replies)
     }
 
@@ -302,8 +451,10 @@ impl Desk {
     }
 
     fn tell(&mut self, id: JobId, state: State) {
+        *self.ended.entry(state.word()).or_default() += 1;
+        self.serve_followers(id);
         let mut for_endings = Vec::new();
-        for (asker, wanted) in self.waiting.remove(&id).unwrap_or_default() {
+        for (asker, wanted) in self.waits.take(id) {
             match wanted {
                 Wanted::State => self.reply(asker, Response::Ended(id, state)),
                 Wanted::Ending => for_endings.push(asker),
@@ -316,7 +467,9 @@ impl Desk {
 
     fn wait(&mut self, asker: Asker, id: JobId, wanted: Wanted) {
         if self.machine.is_live(id) {
-            self.waiting.entry(id).or_default().push((asker, wanted));
+            if let Err(TooMany) = self.waits.add(asker, id, wanted) {
+                self.refuse(asker, waits_full());
+            }
         } else {
             // It has ended, and its end may be on its way to the journal; that is read after it.
             let query = match wanted {
@@ -333,7 +486,7 @@ impl Desk {
         let cancelled = match answer {
             Answer::Cancelled => Cancelled::Unstarted,
             Answer::Running => Cancelled::Running,
-            Answer::Nothing | Answer::Born(_) | Answer::NotLive => {
+            Answer::Nothing | Answer::Born(_) | Answer::NotLive | Answer::Queued => {
                 // Whether it has ended or never was.
                 return self.ask(Query::Record(id), Purpose::Cancelled(asker, id));
             }
@@ -341,8 +494,67 @@ impl Desk {
         self.keep(effects, Some((asker, Response::Cancel(cancelled))));
     }
 
+    /// Runs a job once more, unless it was forgotten or retried meanwhile.
+    fn retry(&mut self, asker: Asker, record: Record) {
+        let id = record.id;
+        if self.machine.is_live(id) {
+            return self.refuse(asker, Refusal::NotEnded(id));
+        }
+        if self.forgetting.contains(&id) {
+            return self.refuse(asker, Refusal::NoJob(id));
+        }
+        if self.phase == Phase::Stopping {
+            return self.refuse(asker, Refusal::Stopping);
+        }
+        if !self.machine.has_queue(&record.terms.queue) {
+            return self.refuse(asker, Refusal::NoQueue(record.terms.queue));
+        }
+        let event = Event::Retry { record: Box::new(record), by: Who::Client(asker.pid) };
+        self.handle_for(asker, event);
+    }
+
+    /// Forgets a job, unless it was retried meanwhile.
+    fn forget(&mut self, asker: Asker, id: JobId) {
+        if self.machine.is_live(id) {
+            return self.refuse(asker, Refusal::NotEnded(id));
+        }
+        self.forgetting.insert(id);
+        self.under_way += 1;
+        let purpose = Purpose::Forgotten(asker, id);
+        let changes = vec![Change::Forget { id }];
+        self.journal.push(Entry { changes, queries: Vec::new(), purpose });
+    }
+
+    fn queue(&mut self, asker: Asker, name: String, order: QueueOrder) {
+        if !self.machine.has_queue(&name) {
+            return self.refuse(asker, submit::no_queue(&name));
+        }
+        if let QueueOrder::Limit(Some(slots)) = order
+            && !(1..=SLOTS_MAX as u64).contains(&slots)
+        {
+            let why = format!("a queue has 1 to {SLOTS_MAX} slots, and not {slots}");
+            return self.refuse(asker, Refusal::Invalid(why));
+        }
+        self.handle_for(asker, Event::Queue { name, order });
+    }
+
+    /// Does what somebody asked for, who is told when it is kept.
+    fn handle_for(&mut self, asker: Asker, event: Event) {
+        let mut effects = Effects::default();
+        self.machine.handle(event, Moment::now(), &mut effects);
+        self.keep(effects, Some((asker, Response::Done)));
+        self.size_pools();
+    }
+
+    /// Gives the pools as many workers as their queues have slots.
+    fn size_pools(&mut self) {
+        for queue in self.machine.queues() {
+            self.engine.size(&queue.name, usize::try_from(queue.slots).unwrap_or(usize::MAX));
+        }
+    }
+
     /// Reads what a command has said. The file belongs to this user, in a directory of this daemon's.
-    fn log(&mut self, asker: Asker, id: JobId, stream: Stream, offset: u64) {
+    fn log(&self, id: JobId, stream: Stream, offset: u64) -> Response {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(log_path(&self.logs, id, stream))?;
             file.seek(SeekFrom::Start(offset))?;
@@ -351,23 +563,70 @@ impl Desk {
             Ok(bytes)
         };
         match read() {
-            Ok(bytes) => self.reply(asker, Response::Log { bytes }),
+            Ok(bytes) => Response::Log { bytes },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.reply(asker, Response::Log { bytes: Vec::new() });
+                Response::Log { bytes: Vec::new() }
             }
             Err(error) => {
-                self.refuse(asker, Refusal::Invalid(format!("the log cannot be read: {error}")));
+                Response::Refused(Refusal::Invalid(format!("the log cannot be read: {error}")))
             }
         }
     }
 
+    /// The same, for somebody who waits until there is something, or the job has ended.
+    fn log_or_wait(&mut self, id: JobId, follower: Follower) {
+        let path = log_path(&self.logs, id, follower.stream);
+        let may_say_more = self.machine.is_live(id);
+        // It waits before it is looked: what comes in between is heard.
+        if may_say_more && let Err(error) = self.followers.add(id, &path, follower) {
+            let why = format!("the log cannot be followed: {error}");
+            return self.refuse(follower.asker, Refusal::Invalid(why));
+        }
+        let Follower { asker, stream, offset } = follower;
+        match self.log(id, stream, offset) {
+            Response::Log { bytes } if bytes.is_empty() && may_say_more => {}
+            response => {
+                self.followers.withdraw(id, &path, asker);
+                self.reply(asker, response);
+            }
+        }
+    }
+
+    /// Some logs have become longer.
+    pub(super) fn heard(&mut self) {
+        for id in self.followers.heard() {
+            self.serve_followers(id);
+        }
+    }
+
+    fn serve_followers(&mut self, id: JobId) {
+        let path = log_path(&self.logs, id, Stream::Stdout);
+        for follower in self.followers.take(id, &path) {
+            self.log_or_wait(id, follower);
+        }
+    }
+
+    /// What tells of logs that become longer.
+    pub(super) fn followers(&self) -> &Followers {
+        &self.followers
+    }
+
     fn submit(&mut self, asker: Asker, spec: JobSpec, follow: Follow) {
-        if self.is_stopping {
+        if self.phase == Phase::Stopping {
             return self.refuse(asker, Refusal::Stopping);
+        }
+        if follow == Follow::ToItsEnd
+            && let Err(TooMany) = self.waits.check(asker.client)
+        {
+            return self.refuse(asker, waits_full());
         }
         match submit::check(&spec, &self.config, &self.machine) {
             Ok(()) => self.consider(submit::Candidate::new(asker, spec, follow)),
             Err(refusal) => self.refuse(asker, refusal),
         }
     }
+}
+
+fn waits_full() -> Refusal {
+    Refusal::Busy("this client waits for too many jobs already".into())
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::traits::Listener as _;
@@ -13,15 +14,22 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::connection::{CHUNK, Connection, Ended, is_passing};
+use super::connection::{CHUNK, Connection, Ended, is_passing, is_wait};
 use super::desk::{Asker, Desk};
 use super::inbox::{Inbox, Message};
+use super::log;
+use super::metrics::Metrics;
+use super::notify::Notify;
+use crate::config::Config;
 use crate::error::Error;
 use crate::job::Moment;
-use crate::protocol::Request;
 
 /// The most connections. One more takes the place of one that has not greeted, or has nothing under way.
 const CONNECTIONS_MAX: usize = 512;
+/// How much of frames that have begun and not ended all clients may have here: beyond, the one that began first goes.
+const GATHERED_MAX: usize = 64 << 20;
+/// How much all clients may leave unread: beyond, the one that leaves most goes.
+const UNREAD_MAX: usize = 128 << 20;
 /// How many events are taken at a time.
 const EVENTS: usize = 64;
 /// The longest wait: clocks can be set.
@@ -30,14 +38,28 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 const LISTENER: u64 = 0;
 const INBOX: u64 = 1;
 const SIGNALS: u64 = 2;
+const METRICS: u64 = 3;
+const LOGS: u64 = 4;
 /// The first number of a client.
 const CLIENTS: u64 = 16;
 
+/// What the loop hears of the world.
+#[derive(Debug)]
+pub(super) struct Doors<'a> {
+    pub(super) listener: &'a Listener,
+    pub(super) metrics: Option<&'a Metrics>,
+    pub(super) signals: &'a SignalFd,
+    pub(super) inbox: &'a Inbox,
+    /// What SIGHUP has read again.
+    pub(super) config_path: Option<PathBuf>,
+}
+
 /// See above.
 pub(super) struct EventLoop<'a> {
-    listener: &'a Listener,
-    signals: &'a SignalFd,
-    inbox: &'a Inbox,
+    doors: Doors<'a>,
+    notify: Notify,
+    /// Whether that was told.
+    is_stopping: bool,
     epoll: Epoll,
     desk: Desk,
     clients: HashMap<u64, Client>,
@@ -54,22 +76,21 @@ struct Client {
 }
 
 impl<'a> EventLoop<'a> {
-    pub(super) fn new(
-        listener: &'a Listener,
-        signals: &'a SignalFd,
-        inbox: &'a Inbox,
-        desk: Desk,
-    ) -> Result<EventLoop<'a>, Error> {
+    pub(super) fn new(doors: Doors<'a>, desk: Desk) -> Result<EventLoop<'a>, Error> {
         let fault = |error| Error::system("cannot wait for events", io::Error::from(error));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fault)?;
         let readable = |number| EpollEvent::new(EpollFlags::EPOLLIN, number);
-        epoll.add(listener, readable(LISTENER)).map_err(fault)?;
-        epoll.add(inbox, readable(INBOX)).map_err(fault)?;
-        epoll.add(signals, readable(SIGNALS)).map_err(fault)?;
+        epoll.add(doors.listener, readable(LISTENER)).map_err(fault)?;
+        epoll.add(doors.inbox, readable(INBOX)).map_err(fault)?;
+        epoll.add(doors.signals, readable(SIGNALS)).map_err(fault)?;
+        epoll.add(desk.followers(), readable(LOGS)).map_err(fault)?;
+        if let Some(metrics) = doors.metrics {
+            epoll.add(metrics, readable(METRICS)).map_err(fault)?;
+        }
         Ok(EventLoop {
-            listener,
-            signals,
-            inbox,
+            doors,
+            notify: Notify::from_env(),
+            is_stopping: false,
             epoll,
             desk,
             clients: HashMap::new(),
@@ -81,7 +102,9 @@ impl<'a> EventLoop<'a> {
     /// Until the desk is done, or the journal fails.
     pub(super) fn run(mut self) -> Result<(), Error> {
         let mut events = [EpollEvent::empty(); EVENTS];
+        self.notify.ready();
         let result = loop {
+            self.notify.beat();
             self.answer();
             if self.desk.is_over() {
                 break Ok(());
@@ -108,26 +131,38 @@ impl<'a> EventLoop<'a> {
                 LISTENER => self.accept(),
                 INBOX => self.take_messages()?,
                 SIGNALS => self.take_signals(),
+                LOGS => self.desk.heard(),
+                METRICS => {
+                    let clients = self.clients.len();
+                    if let Some(metrics) = self.doors.metrics {
+                        metrics.serve(|| self.desk.health(clients));
+                    }
+                }
                 number => self.serve(number, event.events()),
             }
         }
         self.desk.time();
+        if self.desk.is_stopping() && !self.is_stopping {
+            self.is_stopping = true;
+            self.notify.stopping(self.desk.drain_limit());
+        }
         self.drop_late();
         Ok(())
     }
 
     fn timeout(&self) -> EpollTimeout {
         let until_due = self.desk.next_time().map(|due| due.since(Moment::now()));
-        let late = self.clients.values().filter_map(|client| client.connection.greeting_until());
-        let until_late = late.min().map(|late| late.saturating_duration_since(Instant::now()));
-        let wait = [until_due, until_late].into_iter().flatten().min().unwrap_or(WAIT_MAX);
+        let late = self.clients.values().filter_map(|client| client.connection.late_at());
+        let moments = late.chain(self.desk.give_up_at()).chain(self.notify.next_beat());
+        let until = moments.min().map(|moment| moment.saturating_duration_since(Instant::now()));
+        let wait = [until_due, until].into_iter().flatten().min().unwrap_or(WAIT_MAX);
         // Rounded up: a moment too early is a turn for nothing.
         let millis = wait.min(WAIT_MAX).as_micros().div_ceil(1000);
         EpollTimeout::try_from(millis as i32).unwrap_or(EpollTimeout::ZERO)
     }
 
     fn take_messages(&mut self) -> Result<(), Error> {
-        for message in self.inbox.take() {
+        for message in self.doors.inbox.take() {
             match message {
                 Message::Kept(kept) => kept.into_iter().for_each(|kept| self.desk.kept(kept)),
                 Message::JournalFailed(error) => return Err(Error::journal(error)),
@@ -138,18 +173,31 @@ impl<'a> EventLoop<'a> {
     }
 
     fn take_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
+        while let Ok(Some(signal)) = self.doors.signals.read_signal() {
             let signal =
                 i32::try_from(signal.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
-            if let Some(Signal::SIGTERM | Signal::SIGINT) = signal {
-                self.desk.stop();
+            match signal {
+                Some(Signal::SIGHUP) => self.reload(),
+                Some(Signal::SIGTERM | Signal::SIGINT) => self.desk.stop(),
+                _ => {}
             }
+        }
+    }
+
+    /// Reads the configuration again. One that makes no sense changes nothing.
+    fn reload(&mut self) {
+        let Some(path) = &self.doors.config_path else {
+            return log::say("there is no configuration to read again");
+        };
+        match Config::read(path).and_then(|config| self.desk.configure(config)) {
+            Ok(()) => log::say(format_args!("the configuration `{}` holds now", path.display())),
+            Err(error) => log::say(format_args!("the configuration stays as it was: {error}")),
         }
     }
 
     fn accept(&mut self) {
         loop {
-            match self.listener.accept() {
+            match self.doors.listener.accept() {
                 Ok(stream) => self.welcome(stream),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_passing(&error) => {}
@@ -183,22 +231,23 @@ impl<'a> EventLoop<'a> {
         self.clients.insert(number, Client { connection, interest, heard: Instant::now() });
     }
 
-    /// Ends the connection that is missed least: one that has not greeted, else the one that was silent longest.
+    /// Ends the connection that is missed least: one that has not greeted, else the one that was silent longest of
+    /// those for which nothing is being done, else of all.
     fn evict(&mut self) {
-        let rank = |client: &Client| {
-            let has_greeted = client.connection.greeting_until().is_none();
-            (has_greeted, client.connection.under_way > 0, client.heard)
+        let desk = &self.desk;
+        let rank = |(number, client): &(&u64, &Client)| {
+            let is_idle = !client.connection.is_busy() && desk.waits_of(**number) == 0;
+            (client.connection.has_greeted(), !is_idle, client.heard)
         };
-        let least = self.clients.iter().min_by_key(|(_, client)| rank(client));
-        if let Some(number) = least.map(|(number, _)| *number) {
+        let least = self.clients.iter().min_by_key(rank).map(|(number, _)| *number);
+        if let Some(number) = least {
             self.drop_client(number);
         }
     }
 
     fn drop_late(&mut self) {
         let now = Instant::now();
-        let is_late =
-            |client: &Client| client.connection.greeting_until().is_some_and(|until| until <= now);
+        let is_late = |client: &Client| client.connection.late_at().is_some_and(|at| at <= now);
         let late: Vec<u64> = self
             .clients
             .iter()
@@ -206,6 +255,33 @@ impl<'a> EventLoop<'a> {
             .map(|(number, _)| *number)
             .collect();
         late.into_iter().for_each(|number| self.drop_client(number));
+    }
+
+    /// Ends the connection that has had a part of a frame here for longest, if there is too much of that.
+    fn relieve_input(&mut self) {
+        let gathered = || {
+            self.clients.iter().filter_map(|(number, client)| {
+                client.connection.gathered().map(|(len, begun)| (*number, len, begun))
+            })
+        };
+        if gathered().map(|(_, len, _)| len).sum::<usize>() <= GATHERED_MAX {
+            return;
+        }
+        let long = gathered().filter(|(_, len, _)| *len > CHUNK);
+        if let Some((number, ..)) = long.min_by_key(|(_, _, begun)| *begun) {
+            self.drop_client(number);
+        }
+    }
+
+    /// Ends the connection that leaves most unread, if that is too much together.
+    fn relieve_output(&mut self) {
+        let unread = |client: &Client| client.connection.unread();
+        if self.clients.values().map(unread).sum::<usize>() <= UNREAD_MAX {
+            return;
+        }
+        if let Some((number, _)) = self.clients.iter().max_by_key(|(_, client)| unread(client)) {
+            self.drop_client(*number);
+        }
     }
 
     fn drop_client(&mut self, number: u64) {
@@ -221,72 +297,75 @@ impl<'a> EventLoop<'a> {
             return;
         };
         client.heard = Instant::now();
-        let mut result = Ok(Vec::new());
+        let mut result = Ok(());
         if events.contains(EpollFlags::EPOLLOUT) {
-            result = client.connection.write().map(|()| Vec::new());
+            result = client.connection.write();
         }
         if result.is_ok()
             && events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
         {
             result = client.connection.read(&mut self.chunk);
         }
-        match result {
-            Ok(requests) => self.take_requests(number, requests),
-            Err(Ended) => return self.drop_client(number),
+        if let Err(Ended) = result {
+            return self.drop_client(number);
         }
+        let is_long = client.connection.gathered().is_some_and(|(len, _)| len > CHUNK);
         self.settle(number);
-    }
-
-    fn take_requests(&mut self, number: u64, requests: Vec<(u64, Request)>) {
-        let Some(client) = self.clients.get_mut(&number) else {
-            return;
-        };
-        let pid = client.connection.pid;
-        let waits = |request: &Request| matches!(request, Request::Wait(_) | Request::Result(_));
-        client.connection.under_way +=
-            requests.iter().filter(|(_, request)| !waits(request)).count();
-        for (request_number, request) in requests {
-            let asker =
-                Asker { client: number, number: request_number, pid, is_waiting: waits(&request) };
-            self.desk.request(asker, request);
+        if is_long {
+            self.relieve_input();
         }
     }
 
-    /// Hands out answers, and what of them is taken at once.
+    /// Hands out answers, and what of them is taken at once. Whoever has been answered may have more to ask.
     fn answer(&mut self) {
-        let mut touched = Vec::new();
-        for (asker, response) in self.desk.take_replies() {
-            if let Some(client) = self.clients.get_mut(&asker.client) {
-                client.connection.under_way -= usize::from(!asker.is_waiting);
-                client.connection.push(asker.number, &response);
-                if touched.last() != Some(&asker.client) {
-                    touched.push(asker.client);
+        loop {
+            let replies = self.desk.take_replies();
+            if replies.is_empty() {
+                return;
+            }
+            let mut touched = Vec::new();
+            for (asker, response) in replies {
+                if let Some(client) = self.clients.get_mut(&asker.client) {
+                    if let Some(cost) = asker.cost {
+                        client.connection.answered(cost);
+                    }
+                    client.connection.push(asker.number, &response);
+                    if touched.last() != Some(&asker.client) {
+                        touched.push(asker.client);
+                    }
                 }
             }
+            touched.sort_unstable();
+            touched.dedup();
+            touched.into_iter().for_each(|number| self.settle(number));
+            self.relieve_output();
         }
-        touched.sort_unstable();
-        touched.dedup();
-        touched.into_iter().for_each(|number| self.settle(number));
     }
 
-    /// Writes what a client takes, and says what it is waited for.
+    /// Writes what a client takes, hears what it may ask, and says what it is waited for.
     fn settle(&mut self, number: u64) {
         let Some(client) = self.clients.get_mut(&number) else {
             return;
         };
-        if client.connection.write().is_err() {
+        let connection = &mut client.connection;
+        let Ok(requests) = connection.write().and_then(|()| connection.requests()) else {
             return self.drop_client(number);
-        }
+        };
+        let pid = connection.pid;
         let mut interest = EpollFlags::empty();
-        interest.set(EpollFlags::EPOLLIN, client.connection.wants_input());
-        interest.set(EpollFlags::EPOLLOUT, client.connection.wants_output());
-        if interest == client.interest {
-            return;
-        }
+        interest.set(EpollFlags::EPOLLIN, connection.wants_input());
+        interest.set(EpollFlags::EPOLLOUT, connection.wants_output());
+        let has_changed = interest != client.interest;
         client.interest = interest;
         let mut event = EpollEvent::new(interest, number);
-        if self.epoll.modify(client.connection.as_fd(), &mut event).is_err() {
-            self.drop_client(number);
+        if has_changed && self.epoll.modify(client.connection.as_fd(), &mut event).is_err() {
+            return self.drop_client(number);
+        }
+        let clients = self.clients.len();
+        for asked in requests {
+            let cost = (!is_wait(&asked.request)).then_some(asked.cost);
+            let asker = Asker { client: number, number: asked.number, pid, cost };
+            self.desk.request(asker, asked.request, clients);
         }
     }
 }

@@ -7,6 +7,9 @@ mod connection;
 mod desk;
 mod event_loop;
 mod inbox;
+mod log;
+mod metrics;
+mod notify;
 mod predecessor;
 mod state_dir;
 
@@ -27,18 +30,22 @@ use crate::machine::{Effects, Event, Machine, Queue};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 use desk::Desk;
-use event_loop::EventLoop;
+use desk::followers::Followers;
+use event_loop::{Doors, EventLoop};
 use inbox::{Inbox, Message};
+use metrics::Metrics;
 use state_dir::StateDir;
 
 /// The variable that marks the workers of a daemon with the state directory they work for.
-const MARK: &str = "PROCPOOL_DAEMON";
+pub(crate) const MARK: &str = "PROCPOOL_DAEMON";
 
 /// What a daemon is started with.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The configuration.
     pub config: Config,
+    /// Its file, which SIGHUP has read again.
+    pub config_path: Option<PathBuf>,
     /// The state directory. Made if it is not there.
     pub state: PathBuf,
     /// Where clients come to. By default `socket` in the state directory.
@@ -66,13 +73,23 @@ pub fn socket_path(state: &Path) -> PathBuf {
 pub struct Server {
     // Dropped last: the next daemon may come when everything else is gone.
     listener: Listener,
-    socket: PathBuf,
+    socket: Socket,
+    metrics: Option<Metrics>,
     machine: Machine,
     effects: Effects,
     store: Box<dyn Store>,
     settings: Settings,
     signals: SignalFd,
     state: StateDir,
+}
+
+/// The socket that clients come to.
+#[derive(Debug)]
+enum Socket {
+    /// Made by this daemon, and removed by it.
+    Own(PathBuf),
+    /// Made by a service manager.
+    Passed(PathBuf),
 }
 
 impl Server {
@@ -99,14 +116,23 @@ impl Server {
         let mut store: Box<dyn Store> = Box::new(store);
         let (machine, effects) = restore(&settings.config, &mut *store)
             .map_err(|error| Error::store(&journal, error))?;
-        let socket = settings.socket.clone().unwrap_or_else(|| socket_path(state.path()));
-        let listener = state_dir::listen(&socket)?;
-        Ok(Server { listener, socket, machine, effects, store, settings, signals, state })
+        let (listener, socket) = match state_dir::passed()? {
+            Some((listener, path)) => (listener, Socket::Passed(path)),
+            None => {
+                let path = settings.socket.clone().unwrap_or_else(|| socket_path(state.path()));
+                (state_dir::listen(&path)?, Socket::Own(path))
+            }
+        };
+        let place = settings.config.metrics.place().map_err(Error::setting)?;
+        let metrics = place.as_ref().map(Metrics::listen).transpose()?;
+        Ok(Server { listener, socket, metrics, machine, effects, store, settings, signals, state })
     }
 
     /// Where clients come to.
     pub fn socket(&self) -> &Path {
-        &self.socket
+        match &self.socket {
+            Socket::Own(path) | Socket::Passed(path) => path,
+        }
     }
 
     /// What acknowledged means here.
@@ -131,18 +157,32 @@ impl Server {
         })
         .map_err(|error| Error::system("cannot start a thread", error))?;
         let ended = Arc::clone(&inbox);
-        let surroundings =
-            Surroundings { logs: logs.clone(), mark: (MARK, OsString::from(self.state.mark())) };
+        let surroundings = Surroundings {
+            logs: logs.clone(),
+            log_bytes: self.settings.config.limits.log_bytes,
+            mark: (MARK, OsString::from(self.state.mark())),
+        };
         let engine = Engine::new(
             self.settings.config.all_queues(),
             surroundings,
             Arc::new(move |id, attempt| ended.push(Message::Ended(id, attempt))),
         );
-        let desk =
-            Desk::new(self.machine, self.effects, journal, engine, self.settings.config, logs);
-        let result = EventLoop::new(&self.listener, &self.signals, &inbox, desk)?.run();
+        let Settings { config, config_path, .. } = self.settings;
+        let followers = Followers::new()
+            .map_err(|error| Error::system("cannot watch logs", std::io::Error::from(error)))?;
+        let desk = Desk::new(self.machine, self.effects, journal, engine, config, logs, followers);
+        let doors = Doors {
+            listener: &self.listener,
+            metrics: self.metrics.as_ref(),
+            signals: &self.signals,
+            inbox: &inbox,
+            config_path,
+        };
+        let result = EventLoop::new(doors, desk)?.run();
         // Before the directory is given up.
-        let _ = std::fs::remove_file(&self.socket);
+        if let Socket::Own(path) = &self.socket {
+            let _ = std::fs::remove_file(path);
+        }
         drop(self.state);
         result
     }
@@ -164,6 +204,9 @@ fn restore(config: &Config, store: &mut dyn Store) -> Result<(Machine, Effects),
     let queues = config.all_queues();
     let queues = queues.iter().map(|(name, queue)| Queue::new(name, queue.slots())).collect();
     let mut machine = Machine::new(queues, store.next_id()?);
+    for (name, setting) in store.queues()? {
+        machine.restore_queue(&name, setting);
+    }
     let mut effects = Effects::default();
     let now = Moment::now();
     let mut dependents = Vec::new();

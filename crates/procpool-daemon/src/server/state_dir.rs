@@ -1,13 +1,19 @@
 //! The state directory: one user's, one daemon's.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName};
+use interprocess::local_socket::traits::Listener as _;
+use interprocess::local_socket::{
+    GenericFilePath, ListenerNonblockingMode, ListenerOptions, ToFsName,
+};
 use interprocess::os::unix::uds_local_socket::Listener;
+use listenfd::ListenFd;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, umask};
@@ -45,7 +51,7 @@ impl StateDir {
                 path.display()
             )));
         }
-        let mut lock = OpenOptions::new()
+        let lock = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -54,22 +60,19 @@ impl StateDir {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(path.join("lock"))
             .map_err(|error| fault("lock", error))?;
-        lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
-                return StateDir::held(path.clone(), &metadata, lock)
-                    .map_err(|error| fault("lock", error));
+                StateDir::held(path.clone(), &metadata, lock).map_err(|error| fault("lock", error))
             }
-            Err((lock, Errno::EAGAIN)) => lock,
-            Err((_, error)) => return Err(fault("lock", error.into())),
-        };
-        let mut holder = String::new();
-        // If it cannot be read, or is being written, nobody is named.
-        let _ = lock.read_to_string(&mut holder);
-        let holder = match holder.trim().parse::<u32>() {
-            Ok(pid) => format!(" (process {pid})"),
-            Err(_) => String::new(),
-        };
-        Err(Error::locked(&path, &holder))
+            Err((lock, Errno::EAGAIN)) => {
+                let holder = match holder(&lock) {
+                    Some(pid) => format!(" (process {pid})"),
+                    None => String::new(),
+                };
+                Err(Error::locked(&path, &holder))
+            }
+            Err((_, error)) => Err(fault("lock", error.into())),
+        }
     }
 
     fn held(path: PathBuf, dir: &fs::Metadata, mut lock: Flock<File>) -> io::Result<StateDir> {
@@ -90,8 +93,42 @@ impl StateDir {
     }
 }
 
+/// Who holds the lock on a file: as the kernel says it, since what stands in the file may be of one that is dead, or
+/// not yet of one that lives. Where it does not say it, nobody is named.
+fn holder(lock: &File) -> Option<u32> {
+    let inode = lock.metadata().ok()?.ino().to_string();
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`; see proc_locks(5).
+    fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_ours = words.get(1) == Some(&"FLOCK")
+            && words.get(5).is_some_and(|file| file.rsplit(':').next() == Some(&inode));
+        if is_ours { words.get(4)?.parse().ok() } else { None }
+    })
+}
+
 /// Listens at a path. What was left there by a daemon that is gone is removed: whoever calls this holds the lock.
 pub(super) fn listen(path: &Path) -> Result<Listener, Error> {
+    let fault =
+        |error: io::Error| Error::system(format!("cannot listen at `{}`", path.display()), error);
+    let name = path.to_fs_name::<GenericFilePath>().map_err(fault)?;
+    let options = ListenerOptions::new().name(name);
+    let mut listener = bind(path, || options.create_sync_as::<Listener>())?;
+    // The socket is removed by hand, while the lock is held.
+    listener.do_not_reclaim_name_on_drop();
+    listener.set_nonblocking(ListenerNonblockingMode::Both).map_err(fault)?;
+    Ok(listener)
+}
+
+/// The same, for somebody who needs no peers' names.
+pub(super) fn listen_std(path: &Path) -> Result<UnixListener, Error> {
+    let listener = bind(path, || UnixListener::bind(path))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|error| Error::system(format!("cannot listen at `{}`", path.display()), error))?;
+    Ok(listener)
+}
+
+fn bind<T>(path: &Path, bind: impl FnOnce() -> io::Result<T>) -> Result<T, Error> {
     let fault =
         |error: io::Error| Error::system(format!("cannot listen at `{}`", path.display()), error);
     if path.as_os_str().len() > SOCKET_PATH_MAX {
@@ -101,19 +138,28 @@ pub(super) fn listen(path: &Path) -> Result<Listener, Error> {
         )));
     }
     remove_stale(path).map_err(fault)?;
-    let name = path.to_fs_name::<GenericFilePath>().map_err(fault)?;
     // Not even for a moment may somebody else connect. There is no other thread yet whose files this could touch.
     let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = ListenerOptions::new().name(name).create_sync_as::<Listener>();
+    let listener = bind();
     umask(before);
-    let mut listener = listener.map_err(fault)?;
-    use interprocess::local_socket::traits::Listener as _;
-    // The socket is removed by hand, while the lock is held.
+    listener.map_err(fault)
+}
+
+/// The socket that a service manager has made, if it has passed one; see sd_listen_fds(3).
+pub(super) fn passed() -> Result<Option<(Listener, PathBuf)>, Error> {
+    let fault = |error| Error::system("cannot use the socket that was passed", error);
+    let passed = ListenFd::from_env().take_unix_listener(0).map_err(fault)?;
+    let Some(listener) = passed else {
+        return Ok(None);
+    };
+    let address = listener.local_addr().map_err(fault)?;
+    let Some(path) = address.as_pathname().map(Path::to_owned) else {
+        return Err(Error::setting("the socket that was passed has no path"));
+    };
+    let mut listener = Listener::from(OwnedFd::from(listener));
     listener.do_not_reclaim_name_on_drop();
-    listener
-        .set_nonblocking(interprocess::local_socket::ListenerNonblockingMode::Both)
-        .map_err(fault)?;
-    Ok(listener)
+    listener.set_nonblocking(ListenerNonblockingMode::Both).map_err(fault)?;
+    Ok(Some((listener, path)))
 }
 
 /// Removes the socket of a daemon that is gone. Whatever else is there, or answers, is not touched.

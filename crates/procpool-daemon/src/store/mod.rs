@@ -9,6 +9,7 @@ pub mod sqlite;
 use std::io;
 
 use crate::job::{Ending, JobId, Life, Record, State, Work};
+use crate::machine::QueueSetting;
 
 /// One thing to be kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,18 @@ pub enum Change {
         life: Life,
         /// How it ended.
         ending: Box<Ending>,
+    },
+    /// Somebody has set something of a queue.
+    Queue {
+        /// Its name.
+        name: String,
+        /// All that is set of it.
+        setting: QueueSetting,
+    },
+    /// A job that has ended is as if it had never been, but for its number. Nothing happens if there is none.
+    Forget {
+        /// The job.
+        id: JobId,
     },
 }
 
@@ -89,6 +102,12 @@ pub trait Store: Send + std::fmt::Debug {
     /// # Errors
     /// If one cannot be read.
     fn live(&mut self, take: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
+
+    /// What is set of queues.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn queues(&mut self) -> Result<Vec<(String, QueueSetting)>, StoreError>;
 
     /// The number of the next job: one more than the highest that was ever given.
     ///

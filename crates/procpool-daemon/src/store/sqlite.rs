@@ -15,9 +15,12 @@ use serde::de::DeserializeOwned;
 use super::{Change, Store, StoreError};
 use crate::config::Level;
 use crate::job::{Ending, JobId, Life, Record, State, Terms, Work};
+use crate::machine::QueueSetting;
 
 /// The layout of the tables below. Raised with every change to them or to what is encoded in them.
 const SCHEMA_VERSION: i64 = 1;
+/// In the checksum of what belongs to no job.
+const NO_JOB: JobId = JobId(0);
 /// `PRAGMA application_id`: "PPjq".
 const APPLICATION_ID: i64 = 0x5050_6a71;
 /// Pages of the write-ahead log before its content moves into the file: 16 MiB, so that a checkpoint costs each
@@ -36,6 +39,7 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE TABLE work (id INTEGER PRIMARY KEY, work BLOB NOT NULL) STRICT;
     CREATE TABLE ending (id INTEGER PRIMARY KEY, ending BLOB NOT NULL) STRICT;
+    CREATE TABLE queue (name TEXT PRIMARY KEY, setting BLOB NOT NULL) STRICT;
     CREATE UNIQUE INDEX job_key ON job (key) WHERE key IS NOT NULL;
     CREATE INDEX job_live ON job (id) WHERE state < 3;
 ";
@@ -144,6 +148,20 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    fn queues(&mut self) -> Result<Vec<(String, QueueSetting)>, StoreError> {
+        let mut statement =
+            self.connection.prepare("SELECT name, setting FROM queue").map_err(fault)?;
+        let mut rows = statement.query([]).map_err(fault)?;
+        let mut queues = Vec::new();
+        while let Some(row) = rows.next().map_err(fault)? {
+            let name = row.get(0).map_err(fault)?;
+            let blob =
+                row.get_ref(1).map_err(fault)?.as_blob().map_err(|error| fault(error.into()))?;
+            queues.push((name, open(NO_JOB, blob)?));
+        }
+        Ok(queues)
+    }
+
     fn next_id(&mut self) -> Result<JobId, StoreError> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'job'";
         let last: Option<i64> =
@@ -220,6 +238,18 @@ fn write(connection: &Connection, change: &Change) -> Result<(), StoreError> {
             update(&run, *id, life)?;
             let sql = "INSERT OR REPLACE INTO ending (id, ending) VALUES (?1, ?2)";
             run(sql, &[&(id.0 as i64), &seal(*id, ending)])
+        }
+        Change::Queue { name, setting } => {
+            let sql = "INSERT OR REPLACE INTO queue (name, setting) VALUES (?1, ?2)";
+            run(sql, &[name, &seal(NO_JOB, setting)])
+        }
+        Change::Forget { id } => {
+            for table in ["job", "work", "ending"] {
+                let sql = format!("DELETE FROM {table} WHERE id = ?1");
+                let mut statement = connection.prepare_cached(&sql).map_err(fault)?;
+                statement.execute([id.0 as i64]).map_err(fault)?;
+            }
+            Ok(())
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Taking a job: what is checked at once, and what the journal has to be asked first.
 
 use super::{Asker, Desk, Follow, Purpose, Wanted};
-use crate::config::Config;
-use crate::job::{JobId, JobSpec, Moment, State, Who, Work};
+use crate::config::{Config, QUEUE_NAME_MAX};
+use crate::job::{Command, DEFAULT_QUEUE, JobId, JobSpec, Moment, State, Terms, Who, Work};
 use crate::journal::{Found, Query};
 use crate::machine::{Answer, Effects, Event, Machine};
 use crate::protocol::{Refusal, Response};
+use crate::server::MARK;
 
 /// The longest title and key, in bytes: they stay in memory and in lists.
 const NAME_BYTES_MAX: usize = 256;
@@ -34,11 +35,12 @@ impl Candidate {
 pub(super) fn check(spec: &JobSpec, config: &Config, machine: &Machine) -> Result<(), Refusal> {
     let JobSpec { terms, work } = spec;
     let invalid = |why: &str| Err(Refusal::Invalid(why.into()));
-    if machine.len() >= config.limits.jobs {
+    // A job that waits for a thousand others is as much to remember as a thousand jobs.
+    if machine.weight() >= config.limits.jobs {
         return Err(Refusal::Busy(format!("there are {} jobs", machine.len())));
     }
-    if !config.all_queues().contains_key(&terms.queue) {
-        return Err(Refusal::NoQueue(terms.queue.clone()));
+    if terms.queue != DEFAULT_QUEUE && !config.queues.contains_key(&terms.queue) {
+        return Err(no_queue(&terms.queue));
     }
     if terms.title.len() > NAME_BYTES_MAX
         || terms.key.as_ref().is_some_and(|key| key.len() > NAME_BYTES_MAX)
@@ -49,15 +51,43 @@ pub(super) fn check(spec: &JobSpec, config: &Config, machine: &Machine) -> Resul
         return invalid("a job depends on at most 1000 others");
     }
     match work {
-        Work::Command(command) if command.words.first().is_none_or(|word| word.is_empty()) => {
-            invalid("a command has a first word")
-        }
-        Work::Command(_) => Ok(()),
+        Work::Command(command) => check_command(command),
         Work::Task(_) if config.queues.get(&terms.queue).is_none_or(|q| q.worker.is_none()) => Err(
             Refusal::Invalid(format!("queue `{}` has no worker program, so no tasks", terms.queue)),
         ),
+        Work::Task(task) if task.task.len() > NAME_BYTES_MAX => {
+            invalid("a task's name has at most 256 bytes")
+        }
         Work::Task(_) => Ok(()),
     }
+}
+
+/// Refuses a command that no system would start, and one that would not be found by the daemon after this one.
+fn check_command(command: &Command) -> Result<(), Refusal> {
+    let invalid = |why: &str| Err(Refusal::Invalid(why.into()));
+    let Command { words, dir, env } = command;
+    if words.first().is_none_or(|word| word.is_empty()) {
+        return invalid("a command has a first word");
+    }
+    let texts = words.iter().chain([dir]).chain(env.iter().flat_map(|(name, value)| [name, value]));
+    if texts.into_iter().any(|text| text.contains(&0)) {
+        return invalid("a command, its directory and its environment have no byte that is zero");
+    }
+    if env.iter().any(|(name, _)| name.is_empty() || name.contains(&b'=')) {
+        return invalid("a variable's name is not empty and has no `=`");
+    }
+    if env.iter().any(|(name, _)| name == MARK.as_bytes()) {
+        return Err(Refusal::Invalid(format!("the variable `{MARK}` is the daemon's own")));
+    }
+    Ok(())
+}
+
+/// That there is no such queue. A name that no queue could have is not repeated.
+pub(super) fn no_queue(name: &str) -> Refusal {
+    if name.len() > QUEUE_NAME_MAX {
+        return Refusal::Invalid(format!("a queue's name has at most {QUEUE_NAME_MAX} bytes"));
+    }
+    Refusal::NoQueue(name.into())
 }
 
 impl Desk {
@@ -98,7 +128,7 @@ impl Desk {
     /// The second answer to whoever wants to know of a job's end.
     fn follow_up(&mut self, asker: Asker, follow: Follow, id: JobId) {
         if follow == Follow::ToItsEnd {
-            self.wait(Asker { is_waiting: true, ..asker }, id, Wanted::Ending);
+            self.wait(Asker { cost: None, ..asker }, id, Wanted::Ending);
         }
     }
 
@@ -112,7 +142,8 @@ impl Desk {
                 if let Some(key) = &record.terms.key {
                     self.fresh_keys.remove(key);
                 }
-                let is_same = record.terms == candidate.spec.terms && work == candidate.spec.work;
+                let wanted = &candidate.spec;
+                let is_same = same(&record.terms, &wanted.terms) && work == wanted.work;
                 if !is_same {
                     return self.refuse(candidate.asker, Refusal::KeyTaken(record.id));
                 }
@@ -131,4 +162,11 @@ impl Desk {
         }
         self.consider(candidate);
     }
+}
+
+/// Whether two jobs with one key are one. The moment is not compared: who asks again for a job in an hour has a later
+/// hour in mind, and the job is that job.
+fn same(one: &Terms, other: &Terms) -> bool {
+    let moment = one.not_before;
+    *one == Terms { not_before: moment, ..other.clone() }
 }
