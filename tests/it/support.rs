@@ -71,6 +71,11 @@ impl Held {
     fn leaks(&self) -> Vec<String> {
         let mut leaks = Vec::new();
         let deadline = Instant::now() + DYING;
+        // First: a callback may be letting go of the rest. A joined thread's entry in /proc can outlive the join by a
+        // moment.
+        while pool_threads().len() > self.threads.len() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
         // Reaps orphans of workers that became ours. A worker itself is reaped by its pool.
         while !children().is_empty() {
             match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
@@ -91,10 +96,6 @@ impl Held {
             }
         }
         leaks.extend(cgroups().iter().map(|dir| format!("cgroup {}", dir.display())));
-        // A joined thread's entry in /proc can outlive the join by a moment.
-        while pool_threads().len() > self.threads.len() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(2));
-        }
         let threads = pool_threads();
         if threads.len() > self.threads.len() {
             leaks.push(format!("threads {threads:?} where there were {:?}", self.threads));

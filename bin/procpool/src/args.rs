@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Logs(daemon::Logs),
     Cancel(daemon::Cancel),
     Abort(daemon::Abort),
+    Top(daemon::Top),
     Ping(daemon::Ping),
     Stop(daemon::Stop),
     Retry(daemon::Retry),

@@ -13,7 +13,7 @@
 //! | 107 | of `daemon`: its journal failed, and it ended at once; what was acknowledged is kept |
 //! | 108 | of `daemon`: another one has the state directory |
 //! | 109 | of `daemon`: its journal is damaged, or of a later version; it was left as it is |
-//! | 110 | no daemon answers at the socket, or it was lost before it answered |
+//! | 110 | no daemon answers at the socket, or none that this version can talk to, or it was lost before it answered |
 //! | 111 | the daemon refused what was asked |
 //! | 127 | the command, or the worker program, was not found or is not executable; nothing was run |
 //! | 130 | interrupted before every job was run to its end |

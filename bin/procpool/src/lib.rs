@@ -75,6 +75,7 @@ fn obey(command: args::Command) -> u8 {
         args::Command::Logs(args) => daemon::show::logs(&args),
         args::Command::Cancel(args) => daemon::control::cancel(&args),
         args::Command::Abort(args) => daemon::control::abort(&args),
+        args::Command::Top(args) => daemon::top::top(&args),
         args::Command::Ping(args) => daemon::control::ping(&args),
         args::Command::Stop(args) => daemon::control::stop(&args),
         args::Command::Retry(args) => daemon::control::retry(&args),

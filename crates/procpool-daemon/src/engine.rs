@@ -16,6 +16,7 @@ use serde_bytes::ByteBuf;
 use crate::command::{self, Order, Setup};
 use crate::config::QueueConfig;
 use crate::job::{Attempt, CommandEnd, Ending, JobId, Outcome, Record, TaskWork, Work};
+use crate::protocol::Progress;
 
 /// How long a worker without work stays: a client that submits job after job finds it warm.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -138,9 +139,15 @@ impl Engine {
             Work::Task(_) => Kind::Tasks,
         };
         let key = (terms.queue, kind);
+        let options = Options {
+            timeout: terms.timeout,
+            cpu_timeout: terms.cpu_timeout,
+            retries: None,
+            attempts_before: attempt - 1,
+        };
         let (pool, future) = match self.pool(&key) {
             Ok(pool) => {
-                let future = submit(&pool, id, work, terms.timeout);
+                let future = submit(&pool, id, work, &options);
                 (Some(pool), future)
             }
             Err(why) => (None, Future::Refused(why)),
@@ -192,6 +199,24 @@ impl Engine {
         }
     }
 
+    /// The jobs that run, by number.
+    pub(crate) fn running(&self) -> Vec<JobId> {
+        let mut ids: Vec<_> = self.running.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// How far a running task says that it has come.
+    pub(crate) fn progress(&self, id: JobId) -> Option<Progress> {
+        match &self.running.get(&id)?.future {
+            Future::Task(_, future) => {
+                let procpool::Progress { fraction, message, .. } = future.progress()?;
+                Some(Progress { fraction, message })
+            }
+            Future::Command(_) | Future::Refused(_) => None,
+        }
+    }
+
     /// How an attempt has ended, of which that was told.
     pub(crate) fn take(&mut self, id: JobId, attempt: Attempt) -> Option<Ending> {
         if self.running.get(&id)?.attempt != attempt {
@@ -231,7 +256,8 @@ impl Engine {
         }
         let outcome = result.unwrap_or_else(|error| Outcome::Error(Verdict::of(&error)));
         let Report { ran, cpu, peak_rss, pid, .. } = report;
-        Some(Ending { outcome, ran, cpu, peak_rss, pid })
+        // How often it was started, and when, is the machine's to say.
+        Some(Ending { outcome, ran, cpu, peak_rss, pid, ..Ending::nothing() })
     }
 
     /// True if nothing runs.
@@ -252,11 +278,11 @@ impl Engine {
     }
 }
 
-fn submit(pool: &ProcessPool, id: JobId, work: Work, timeout: Option<Duration>) -> Future {
+fn submit(pool: &ProcessPool, id: JobId, work: Work, options: &Options) -> Future {
     match work {
         Work::Command(command) => {
             let job = pool.job(command::run, Order { id, command });
-            let job = match timeout {
+            let job = match options.timeout {
                 Some(timeout) => job.timeout(timeout),
                 None => job,
             };
@@ -268,8 +294,7 @@ fn submit(pool: &ProcessPool, id: JobId, work: Work, timeout: Option<Duration>) 
                 None => EncodedForm::Json,
             };
             let call = EncodedCall { task: &task, form, argument: &argument };
-            let options = Options { timeout, ..Options::default() };
-            Future::Task(form, pool.call_encoded(call, &options))
+            Future::Task(form, pool.call_encoded(call, options))
         }
     }
 }

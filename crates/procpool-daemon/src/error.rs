@@ -131,6 +131,11 @@ impl Error {
         self.0.kind == Kind::Lost
     }
 
+    /// True if what answers is no daemon that this program understands: the text says why.
+    pub fn is_protocol(&self) -> bool {
+        self.0.kind == Kind::Protocol
+    }
+
     /// Why the daemon refused, if it did.
     pub fn refusal(&self) -> Option<&Refusal> {
         match &self.0.kind {

@@ -76,6 +76,8 @@ pub struct Terms {
     pub retries: u32,
     /// The time limit of each attempt.
     pub timeout: Option<Duration>,
+    /// The limit on the CPU time of each attempt of a task.
+    pub cpu_timeout: Option<Duration>,
     /// Not before this.
     pub not_before: Option<Moment>,
     /// Only if these have succeeded.
@@ -93,6 +95,7 @@ impl Terms {
             priority: 0,
             retries: 0,
             timeout: None,
+            cpu_timeout: None,
             not_before: None,
             after: Vec::new(),
             key: None,
@@ -238,6 +241,13 @@ impl Life {
     pub fn state(&self) -> State {
         self.history.last().expect("a job is born with a step").state
     }
+
+    /// From its submission to the start of its last attempt; to its latest step if it was never started.
+    pub fn queued(&self) -> Duration {
+        let is_start = |step: &&Step| matches!(step.state, State::Running(_));
+        let until = self.history.iter().rev().find(is_start).or(self.history.last());
+        until.map_or(Duration::ZERO, |step| step.at.since(self.history[0].at))
+    }
 }
 
 /// All that is known of a job but its work and its ending: what lists show.
@@ -256,6 +266,10 @@ pub struct Record {
 pub struct Ending {
     /// What came of it.
     pub outcome: Outcome,
+    /// How often it was started.
+    pub attempts: Attempt,
+    /// From its submission to the start of its last attempt; to its end if it was never started.
+    pub queued: Duration,
     /// How long the last attempt ran.
     pub ran: Duration,
     /// The CPU time of that, if it was measured.
@@ -297,6 +311,8 @@ impl Ending {
     pub fn nothing() -> Ending {
         Ending {
             outcome: Outcome::Nothing,
+            attempts: 0,
+            queued: Duration::ZERO,
             ran: Duration::ZERO,
             cpu: None,
             peak_rss: None,

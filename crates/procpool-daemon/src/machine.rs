@@ -572,7 +572,7 @@ impl Machine {
     fn end(&mut self, id: JobId, step: Step, ending: Ending, effects: &mut Effects) {
         // A list, not calls: a chain of jobs can be longer than a stack is deep.
         let mut ends = vec![(id, step, ending)];
-        while let Some((id, step, ending)) = ends.pop() {
+        while let Some((id, step, mut ending)) = ends.pop() {
             let Some(mut entry) = self.jobs.remove(&id) else {
                 // It depends on several that have not succeeded.
                 continue;
@@ -588,6 +588,8 @@ impl Machine {
             }
             let Step { at, state, .. } = step;
             entry.push(step);
+            ending.attempts = entry.life.attempts;
+            ending.queued = entry.life.queued();
             effects.changes.push(Change::End { id, life: entry.life, ending: Box::new(ending) });
             effects.then.push(Then::Tell { id, state });
             let dependents = self.dependents.remove(&id).unwrap_or_default();

@@ -31,6 +31,8 @@ pub const HEADER_LEN: usize = 12;
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// The most jobs on a page.
 pub const PAGE_MAX: u32 = 1000;
+/// How many of the last failures a daemon remembers: more than a screen shows.
+pub const FAILURES_MAX: usize = 100;
 /// The most bytes of a log in one answer.
 pub const LOG_BYTES_MAX: u32 = 256 << 10;
 
@@ -100,6 +102,10 @@ pub enum Request {
         /// From this byte on.
         offset: u64,
     },
+    /// How far a running task says that it has come. [`Response::Progress`].
+    Progress(JobId),
+    /// What runs, and what failed lately. [`Response::Activity`].
+    Activity,
 }
 
 /// A stream of a command.
@@ -144,6 +150,34 @@ pub enum Response {
     Done,
     /// How it is.
     Health(Box<Health>),
+    /// The latest; none if it has said nothing, or does not run.
+    Progress(Option<Progress>),
+    /// That.
+    Activity(Activity),
+}
+
+/// How far a task says that it has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// As the task gave it; by convention from 0 to 1.
+    pub fraction: f64,
+    /// As the task gave it.
+    pub message: String,
+}
+
+/// What a daemon does, and has done since it was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Attempts that were started.
+    pub started: u64,
+    /// Jobs that have ended.
+    pub ended: u64,
+    /// Those of them that did not succeed, cancelled ones apart.
+    pub failed: u64,
+    /// The jobs that run, by number.
+    pub running: Vec<JobId>,
+    /// The last that failed, latest first, at most [`FAILURES_MAX`].
+    pub failures: Vec<JobId>,
 }
 
 /// Who is there.

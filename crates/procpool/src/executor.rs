@@ -4,6 +4,7 @@
 //! [`Call`], which can encode itself for another process or turn into a closure for this one, together
 //! with a [`Promise`] to complete. The futures do not know who completes them.
 
+mod done_threads;
 mod elsewhere;
 
 use std::any::{Any, type_name};
@@ -29,7 +30,11 @@ use crate::report::{Progress, Report};
 use crate::task::{self, Task};
 use crate::worker;
 
-pub use elsewhere::{EncodedCall, EncodedForm, Verdict, argument, promise};
+pub use done_threads::DoneThreads;
+pub use elsewhere::{
+    CodecStep, EncodedCall, EncodedForm, Verdict, argument, is_forked_child, promise, promise_of,
+    watch_forks,
+};
 
 /// What can travel to a worker and back: everything that serde can write and read and that owns itself.
 pub trait Data: Serialize + DeserializeOwned + Send + 'static {}
@@ -102,6 +107,13 @@ pub trait Backend: Send + Sync {
 pub trait Control: Send + Sync {
     /// Cancels the job if it has not started. True if it will never run.
     fn cancel(&self, job: &Promise) -> bool;
+    /// Cancels those of the jobs that have not started.
+    fn cancel_all(&self, jobs: &[Promise]) {
+        for job in jobs {
+            self.cancel(job);
+        }
+    }
+
     /// Stops the job, started or not, without waiting.
     fn abort(&self, job: &Promise);
     /// True if the job has started and not ended.
@@ -167,6 +179,9 @@ pub struct Options {
     pub cpu_timeout: Option<Duration>,
     /// How often a job that killed its worker is run again.
     pub retries: Option<u32>,
+    /// How often the job was started before, by whoever gives it to this executor again: its attempts are counted
+    /// from there.
+    pub attempts_before: u32,
 }
 
 /// The duty to end one job. Clones are the same duty; it is done by the first that does it.

@@ -74,8 +74,12 @@ impl<'p, A: Data, R: Data> Job<'p, A, R> {
         JobFuture::of_data(cell)
     }
 
-    /// Submits the job unless it is refused, in which case the argument comes back.
-    pub(crate) fn try_submit(self) -> Result<JobFuture<R>, Rejected<A>> {
+    /// Submits the job unless it is refused, in which case the argument comes back: [`Rejection::Full`] where
+    /// [`submit`](Job::submit) would wait.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn try_submit(self) -> Result<JobFuture<R>, Rejected<A>> {
         let mut call = FunctionCall { f: self.f, arg: Some(self.arg) };
         let cell = JobCell::new(self.backend.control(), self.origin, self.name, self.priority);
         let promise = Promise(Arc::clone(&cell));

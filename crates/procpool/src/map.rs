@@ -342,11 +342,11 @@ impl<A: Data, R: Data, I: Iterator<Item = A>> Iterator for Map<'_, A, R, I> {
 
 impl<A, R, I> Map<'_, A, R, I> {
     fn cancel_rest(&mut self) {
-        for chunk in std::mem::take(&mut self.in_flight).into_values() {
-            if !chunk.cell.is_done() {
-                let promise = Promise(Arc::clone(&chunk.cell));
-                chunk.cell.control.cancel(&promise);
-            }
+        let chunks = mem::take(&mut self.in_flight).into_values();
+        let jobs: Vec<_> =
+            chunks.filter(|chunk| !chunk.cell.is_done()).map(|chunk| Promise(chunk.cell)).collect();
+        if !jobs.is_empty() {
+            self.backend.control().cancel_all(&jobs);
         }
     }
 }

@@ -443,6 +443,7 @@ impl Backend for PoolCore {
                     timeout: options.timeout.or(settings.job_timeout),
                     cpu_timeout: options.cpu_timeout.or(settings.cpu_timeout),
                     payload: settings.payload_limit,
+                    attempts_before: options.attempts_before,
                 };
                 let entry = Entry::new(cell, target, payload, count, clock::monotonic_ns(), limits);
                 return self.enter(entry, when_full);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use procpool::{ThreadPool, as_completed};
 
 use super::jobs::{double, fail, wait_and_double};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, test};
 
 /// Goal: every future comes exactly once, whatever the outcome, from any iterable.
@@ -156,6 +156,14 @@ fn a_yielded_future_is_let_go() {
 }
 
 on_both_pools![
+    each_comes_exactly_once,
+    past_the_timeout_what_has_ended_still_comes,
+    the_timeout_counts_from_the_call_that_sets_it,
+    they_come_in_the_order_of_completion,
+    dropping_it_cancels_nothing,
+];
+
+on_a_daemon![
     each_comes_exactly_once,
     past_the_timeout_what_has_ended_still_comes,
     the_timeout_counts_from_the_call_that_sets_it,

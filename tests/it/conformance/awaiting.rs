@@ -11,7 +11,7 @@ use std::thread::{self, Thread};
 use procpool::JobError;
 
 use super::jobs::{double, fail, wait_and_double};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::Meeting;
 
 /// Counts, and wakes a thread.
@@ -153,6 +153,14 @@ fn polling_after_the_end_panics<P: Pool>() {
 }
 
 on_both_pools![
+    awaiting_gives_the_outcome,
+    a_cancel_wakes_the_awaiting_task,
+    the_latest_waker_counts,
+    giving_up_an_await_cancels_nothing,
+    polling_after_the_end_panics,
+];
+
+on_a_daemon![
     awaiting_gives_the_outcome,
     a_cancel_wakes_the_awaiting_task,
     the_latest_waker_counts,

@@ -7,7 +7,7 @@ use std::thread;
 use procpool::{JobError, JobFuture, ProcessPool, Shutdown};
 
 use super::jobs::{double, fail, segv, wait_and_die, wait_and_double};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, test};
 
 /// Goal: a callback learns how the job ended: a value, a failure, a cancel.
@@ -371,4 +371,15 @@ on_both_pools![
     a_callback_that_submits_too_late_is_told_so,
     a_callback_may_end_its_pool,
     a_shutdown_waits_for_callbacks,
+];
+
+on_a_daemon![
+    a_callback_runs_on_success_failure_and_cancel,
+    callbacks_run_in_order_and_a_panic_stops_none,
+    a_callback_added_late_runs_here_and_now,
+    a_callback_runs_in_this_process,
+    a_job_is_done_before_its_callbacks_run,
+    a_blocking_callback_delays_nobody,
+    a_callback_may_submit,
+    a_callback_may_end_its_pool,
 ];

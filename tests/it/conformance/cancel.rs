@@ -6,7 +6,7 @@ use std::thread;
 use procpool::{JobError, ProcessPool, Shutdown, ThreadPool, Until, as_completed, wait};
 
 use super::jobs::{Marks, double, hang, mark, wait_at};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, meet, test};
 
 /// Goal: cancelling answers true as often as it is asked, and its callback runs once.
@@ -252,6 +252,16 @@ fn an_abort_that_comes_too_late_hits_nobody() {
 }
 
 on_both_pools![
+    a_cancel_can_be_repeated,
+    a_started_job_is_not_cancelled,
+    a_cancelled_job_never_runs,
+    a_cancel_wakes_those_who_wait_for_many,
+    a_cancel_that_races_with_the_job_tells_the_truth,
+    an_abort_before_the_start_is_a_cancel,
+    an_abort_after_the_end_changes_nothing,
+];
+
+on_a_daemon![
     a_cancel_can_be_repeated,
     a_started_job_is_not_cancelled,
     a_cancelled_job_never_runs,

@@ -4,7 +4,7 @@ use procpool::{JobError, ProcessPool, ThreadPool};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::{double, even_only, fail, segv};
-use super::{Pool, on_both_pools};
+use super::{Pool, on_a_daemon, on_both_pools};
 use crate::support::test;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -13,12 +13,35 @@ enum Refusal {
     Other(String),
 }
 
+#[procpool::task]
 fn refuse(n: u64) -> Result<u64, Refusal> {
     match n {
         0 => Err(Refusal::Quota { left: 7 }),
         1 => Err(Refusal::Other("no".into())),
         n => Ok(n),
     }
+}
+
+/// The worker that runs it: its process, and its index.
+#[procpool::task]
+fn worker((): ()) -> Option<(u32, usize)> {
+    procpool::worker_index().map(|index| (std::process::id(), index))
+}
+
+#[procpool::task]
+fn panic_with_a_number(n: u64) -> u64 {
+    std::panic::panic_any(n)
+}
+
+#[procpool::task]
+fn panic_with_a_bomb(_: u64) -> u64 {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("the payload panics as well");
+        }
+    }
+    std::panic::panic_any(Bomb)
 }
 
 /// Goal: an error of a job's own is a value: type and content come back.
@@ -40,7 +63,6 @@ fn an_error_of_the_jobs_own_is_a_value<P: Pool>() {
 /// Covers: 160, 162
 fn a_panic_is_an_outcome<P: Pool>() {
     let pool = P::of(1);
-    let worker = |()| procpool::worker_index().map(|index| (std::process::id(), index));
     let before = pool.submit(worker, ()).result().unwrap();
     let futures: Vec<_> = (0..20).map(|n| pool.submit(even_only, n)).collect();
     for (n, future) in futures.into_iter().enumerate() {
@@ -58,16 +80,8 @@ fn a_panic_is_an_outcome<P: Pool>() {
 
 /// Goal: a panic whose payload is not text has a placeholder, and one that panics in its Drop harms nobody.
 fn a_panic_with_any_payload_is_an_outcome<P: Pool>() {
-    struct Bomb;
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            panic!("the payload panics as well");
-        }
-    }
     let pool = P::of(1);
-    let number = |n: u64| -> u64 { std::panic::panic_any(n) };
-    let bomb = |_: u64| -> u64 { std::panic::panic_any(Bomb) };
-    for job in [number, bomb] {
+    for job in [panic_with_a_number as fn(u64) -> u64, panic_with_a_bomb] {
         let Err(JobError::Panicked(panic)) = pool.submit(job, 1).result() else {
             panic!("the job panicked")
         };
@@ -169,6 +183,13 @@ fn a_result_that_panics_in_its_drop_costs_no_thread() {
 }
 
 on_both_pools![
+    an_error_of_the_jobs_own_is_a_value,
+    a_panic_is_an_outcome,
+    a_panic_with_any_payload_is_an_outcome,
+    an_errors_text_names_the_job,
+];
+
+on_a_daemon![
     an_error_of_the_jobs_own_is_a_value,
     a_panic_is_an_outcome,
     a_panic_with_any_payload_is_an_outcome,

@@ -8,7 +8,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use procpool::{JobError, ProcessPool, Shutdown, Stats, ThreadPool};
 
 use super::jobs::{double, wait_and_die};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, meet, test};
 
 /// Runs `body` in a forked child, which ends with 0 if it returns true.
@@ -144,3 +144,5 @@ fn a_job_on_a_thread_may_fork() {
 }
 
 on_both_pools![handles_are_inert_in_a_forked_child, handles_can_be_used_up_in_a_forked_child,];
+
+on_a_daemon![handles_are_inert_in_a_forked_child, handles_can_be_used_up_in_a_forked_child,];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use procpool::{JobError, JobFuture, Shutdown};
 
 use super::jobs::{double, fail, wait_and_fail, wait_at};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::Meeting;
 
 fn state<R>(future: &JobFuture<R>) -> (bool, bool, bool) {
@@ -233,6 +233,20 @@ fn a_panicking_taker_harms_nobody<P: Pool>() {
 }
 
 on_both_pools![
+    a_future_tells_its_state,
+    states_are_seen_in_order_by_every_thread,
+    the_debug_text_shows_the_state,
+    a_timeout_changes_nothing,
+    the_result_of_a_cancelled_job_is_there_at_once,
+    a_result_is_the_value_or_the_error,
+    waiting_threads_wake_when_the_job_ends,
+    many_threads_wait_and_one_takes,
+    ids_count_up,
+    a_future_can_move,
+    a_panicking_taker_harms_nobody,
+];
+
+on_a_daemon![
     a_future_tells_its_state,
     states_are_seen_in_order_by_every_thread,
     the_debug_text_shows_the_state,

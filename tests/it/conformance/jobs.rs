@@ -6,64 +6,76 @@ use std::path::Path;
 
 use crate::support::{TempDir, meet};
 
+#[procpool::task]
 pub(super) fn double(n: u64) -> u64 {
     n * 2
 }
 
 /// Panics with a message that holds its argument.
+#[procpool::task]
 pub(super) fn fail(n: u64) -> u64 {
     panic!("no {n}")
 }
 
 /// Doubles even numbers; panics on odd ones.
+#[procpool::task]
 pub(super) fn even_only(n: u64) -> u64 {
     assert!(n.is_multiple_of(2), "{n} is odd");
     n * 2
 }
 
 /// Says a word at a meeting, waits there, and returns the word.
+#[procpool::task]
 pub(super) fn wait_at((meeting, word): (String, String)) -> String {
     meet(&meeting, &word);
     word
 }
 
 /// As [`wait_at`], then doubles: for tests that need the same type as [`double`].
+#[procpool::task]
 pub(super) fn wait_and_double((meeting, n): (String, u64)) -> u64 {
     meet(&meeting, "double");
     n * 2
 }
 
 /// As [`wait_at`], then panics.
+#[procpool::task]
 pub(super) fn wait_and_fail((meeting, n): (String, u64)) -> u64 {
     meet(&meeting, "fail");
     fail(n)
 }
 
 /// As [`wait_at`], then dies of a real segmentation fault.
+#[procpool::task]
 pub(super) fn wait_and_die((meeting, _): (String, u64)) -> u64 {
     meet(&meeting, "die");
     bad_write()
 }
 
 /// Adds a line to a file; one write, so lines of several processes do not mix.
+#[procpool::task]
 pub(super) fn mark((path, line): (String, String)) {
     let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
+#[procpool::task]
 pub(super) fn pid((): ()) -> u32 {
     std::process::id()
 }
 
+#[procpool::task]
 pub(super) fn segv(_: u64) -> u64 {
     bad_write()
 }
 
+#[procpool::task]
 pub(super) fn exit(code: i32) -> u64 {
     std::process::exit(code)
 }
 
 /// Dies when the number is odd.
+#[procpool::task]
 pub(super) fn even_or_die(n: u64) -> u64 {
     if n.is_multiple_of(2) { n * 2 } else { bad_write() }
 }
@@ -77,6 +89,7 @@ pub(super) fn bad_write() -> ! {
 }
 
 /// Never returns by itself and never asks whether it should. A park may return early, so it is repeated.
+#[procpool::task]
 pub(super) fn hang(_: u64) -> u64 {
     loop {
         std::thread::park();

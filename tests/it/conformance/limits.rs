@@ -6,7 +6,7 @@ use std::time::Duration;
 use procpool::{JobError, ProcessPool, Rejected, Rejection, Shutdown};
 
 use super::jobs::{Marks, double, mark, wait_and_double};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, test};
 
 fn limited(workers: usize, jobs: usize) -> ProcessPool {
@@ -176,6 +176,7 @@ fn jobs_start_by_priority<P: Pool>() {
         drop(job.submit());
         expected.push((priority, n as u32));
     }
+    pool.settle();
     guest.go();
     pool.shutdown(Shutdown::Drain);
     expected.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
@@ -230,3 +231,5 @@ fn a_late_job_of_high_priority_is_next() {
 }
 
 on_both_pools![jobs_start_by_priority];
+
+on_a_daemon![jobs_start_by_priority,];

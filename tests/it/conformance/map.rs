@@ -2,15 +2,18 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use procpool::{EndedBy, JobError, Limit, ProcessPool, Shutdown};
+use serde::{Deserialize, Serialize};
 
 use super::jobs::{Marks, double, even_only, even_or_die, mark, pid};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, meet, say, test};
 
+#[procpool::task]
 fn add((a, b): (u64, u64)) -> u64 {
     a + b
 }
@@ -42,11 +45,11 @@ fn a_map_is_like_a_sequential_one<P: Pool>() {
 fn a_long_map_keeps_its_order<P: Pool>() {
     let pool = P::of(2);
     let mut next = 0;
-    for value in pool.map(double, 0..30_000) {
+    for value in pool.map(double, 0..P::many(30_000)) {
         assert_eq!(value.unwrap(), next * 2);
         next += 1;
     }
-    assert_eq!(next, 30_000);
+    assert_eq!(next, P::many(30_000));
 }
 
 /// Goal: a chunk size or a buffer of 0 panics, and names the caller's line.
@@ -108,6 +111,15 @@ fn a_map_pulls_no_more_than_its_buffer_ahead<P: Pool>() {
     assert!(pulled.get() < 100_000);
 }
 
+#[procpool::task]
+fn first_waits_all_mark((path, lines, n): (String, String, u64)) -> u64 {
+    if n == 0 {
+        meet(&path, "first");
+    }
+    mark((lines, n.to_string()));
+    n
+}
+
 /// Goal: `buffer(n)` keeps n elements on their way: while the first is awaited, n are pulled.
 ///
 /// Covers: 93
@@ -121,14 +133,7 @@ fn a_full_buffer_is_used<P: Pool>() {
         pulled.set(pulled.get() + 1);
         (path.clone(), lines.clone(), n)
     });
-    let first_waits = |(path, lines, n): (String, String, u64)| {
-        if n == 0 {
-            meet(&path, "first");
-        }
-        mark((lines, n.to_string()));
-        n
-    };
-    let mut map = pool.map(first_waits, items).buffer(4);
+    let mut map = pool.map(first_waits_all_mark, items).buffer(4);
     let helper = std::thread::spawn(move || meeting.next().go());
     assert_eq!(map.next().unwrap().unwrap(), 0);
     helper.join().unwrap();
@@ -286,41 +291,47 @@ fn a_map_of_nothing_is_empty<P: Pool>() {
     assert_eq!(pool.map(double, []).count(), 0);
 }
 
+/// Counts its instances in this process.
+#[derive(Debug)]
+struct Counted;
+
+static LIVE: AtomicI64 = AtomicI64::new(0);
+
+impl Counted {
+    fn new() -> Counted {
+        LIVE.fetch_add(1, Ordering::SeqCst);
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Serialize for Counted {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Counted {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Counted, D::Error> {
+        <()>::deserialize(deserializer).map(|()| Counted::new())
+    }
+}
+
+#[procpool::task]
+fn make(_: u64) -> Counted {
+    Counted::new()
+}
+
 /// Goal: results that were taken are not kept.
 ///
 /// Covers: 98
 fn a_map_keeps_no_result_that_was_taken<P: Pool>() {
-    use serde::{Deserialize, Serialize};
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    /// Counts its instances in this process.
-    #[derive(Debug)]
-    struct Counted;
-    static LIVE: AtomicI64 = AtomicI64::new(0);
-    impl Counted {
-        fn new() -> Counted {
-            LIVE.fetch_add(1, Ordering::SeqCst);
-            Counted
-        }
-    }
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            LIVE.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-    impl Serialize for Counted {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            ().serialize(serializer)
-        }
-    }
-    impl<'de> Deserialize<'de> for Counted {
-        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Counted, D::Error> {
-            <()>::deserialize(deserializer).map(|()| Counted::new())
-        }
-    }
-
     let pool = P::of(1);
-    let make = |_: u64| Counted::new();
     for value in pool.map(make, 0..20).buffer(3) {
         let value = value.unwrap();
         // This one, and on threads those that are on their way.
@@ -357,17 +368,19 @@ fn a_panic_in_the_input_reaches_the_caller<P: Pool>() {
     }
 }
 
+#[procpool::task]
+fn first_waits((path, n): (String, u64)) -> u64 {
+    if n == 0 {
+        meet(&path, "slow");
+    }
+    n
+}
+
 /// Goal: `unordered` yields each element once, in the order of completion: nothing waits for a slow one.
 fn unordered_does_not_wait_for_the_slow<P: Pool>() {
     let pool = P::of(2);
     let meeting = Meeting::new();
     let path = meeting.path();
-    let first_waits = |(path, n): (String, u64)| {
-        if n == 0 {
-            meet(&path, "slow");
-        }
-        n
-    };
     let items = (0..30).map(|n| (path.clone(), n));
     let mut map = pool.map(first_waits, items).chunk_size(1).unordered();
     let mut values: Vec<_> = (0..29).map(|_| map.next().unwrap().unwrap()).collect();
@@ -454,15 +467,17 @@ fn workers_are_kept_between_maps() {
     });
 }
 
+#[procpool::task]
+fn speak((path, n): (String, u64)) -> u64 {
+    say(&path, "here");
+    n
+}
+
 /// Goal: a slow input does not keep results back that are there.
 /// Method: the input itself waits until the first element's job has spoken.
 fn an_element_is_submitted_as_it_is_pulled<P: Pool>() {
     let pool = P::of(1);
     let meeting = Meeting::new();
-    let speak = |(path, n): (String, u64)| {
-        say(&path, "here");
-        n
-    };
     let path = meeting.path();
     let items = (0..3).map(|n| {
         if n > 0 {
@@ -499,6 +514,23 @@ fn an_element_that_cannot_be_encoded_fails_alone() {
 }
 
 on_both_pools![
+    a_map_is_like_a_sequential_one,
+    a_long_map_keeps_its_order,
+    a_chunk_or_buffer_of_zero_panics_here,
+    a_map_pulls_no_more_than_its_buffer_ahead,
+    a_full_buffer_is_used,
+    errors_are_per_element,
+    past_its_time_a_map_says_so_and_ends,
+    an_endless_map_ends_in_time,
+    dropping_a_map_cancels_what_has_not_started,
+    a_map_of_nothing_is_empty,
+    a_map_keeps_no_result_that_was_taken,
+    a_panic_in_the_input_reaches_the_caller,
+    unordered_does_not_wait_for_the_slow,
+    an_element_is_submitted_as_it_is_pulled,
+];
+
+on_a_daemon![
     a_map_is_like_a_sequential_one,
     a_long_map_keeps_its_order,
     a_chunk_or_buffer_of_zero_panics_here,

@@ -1,5 +1,5 @@
-//! What `concurrent.futures` promises, restated: one suite for both kinds of pool, and what holds for
-//! processes or threads alone beside it.
+//! What `concurrent.futures` promises, restated: one suite for both kinds of pool and for a daemon, and what holds for
+//! processes or threads alone beside it. What a daemon does not promise stands in [`table`] with the reason.
 //!
 //! The promises are numbered as in [`table`], which fails when a number has neither a test nor a reason
 //! for having none. A test names its numbers in a line `/// Covers: …` of its comment.
@@ -10,6 +10,7 @@ mod beyond;
 mod callbacks;
 mod cancel;
 mod context;
+mod daemons;
 mod death;
 mod encoding;
 mod errors;
@@ -40,6 +41,14 @@ use crate::support::{Guest, Meeting};
 trait Pool: Executor + Send + Sync + 'static {
     fn of(workers: usize) -> Self;
     fn shutdown(&self, how: Shutdown);
+
+    /// Waits until what was submitted is where it will be started from.
+    fn settle(&self) {}
+
+    /// How many are many: so that a test takes about as long wherever it runs.
+    fn many(jobs: u64) -> u64 {
+        jobs
+    }
 }
 
 impl Pool for ThreadPool {
@@ -84,6 +93,21 @@ macro_rules! on_both_pools {
     };
 }
 use on_both_pools;
+
+/// Makes a test of each generic function, for a daemon.
+macro_rules! on_a_daemon {
+    ($($name:ident),* $(,)?) => {
+        mod daemons {
+            $(
+                #[test]
+                fn $name() {
+                    crate::support::test(super::$name::<crate::conformance::daemons::Running>);
+                }
+            )*
+        }
+    };
+}
+use on_a_daemon;
 
 /// Has a job started that waits at the meeting: it holds one of the pool's workers until the guest goes.
 fn hold<P: Pool>(pool: &P, meeting: &Meeting) -> (JobFuture<String>, Guest) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use procpool::{Error, JobError, ProcessPool, Rejected, Rejection, Shutdown, ThreadPool};
 
 use super::jobs::{Marks, double, mark};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, test};
 
 fn join((a, (b, c)): (String, (Vec<u8>, Option<i64>))) -> String {
@@ -58,7 +58,7 @@ fn submitting_never_blocks<P: Pool>() {
     let pool = P::of(1);
     let meeting = Meeting::new();
     let (held, guest) = hold(&pool, &meeting);
-    let futures: Vec<_> = (0..20_000).map(|n| pool.submit(double, n)).collect();
+    let futures: Vec<_> = (0..P::many(20_000)).map(|n| pool.submit(double, n)).collect();
     assert!(held.is_running());
     guest.go();
     for (n, future) in futures.into_iter().enumerate() {
@@ -221,3 +221,5 @@ on_both_pools![
     many_threads_share_a_pool,
     submits_race_with_a_shutdown,
 ];
+
+on_a_daemon![submitting_never_blocks, dropping_a_future_cancels_nothing, many_threads_share_a_pool,];

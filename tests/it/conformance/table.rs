@@ -55,6 +55,41 @@ const NONE: &[(&str, &str)] = &[
     ),
 ];
 
+/// What pools do and a daemon does not, by its nature, or not in the same way; and why. `shutdown` is all of that file.
+const NOT_ON_A_DAEMON: &[(&str, &str)] = &[
+    (
+        "callbacks::a_callback_that_submits_too_late_is_told_so",
+        "Only the daemon itself can be stopped: `daemon::client` has what is told then.",
+    ),
+    (
+        "callbacks::a_shutdown_waits_for_callbacks",
+        "Dropping the handle waits for nothing: the jobs go on without it.",
+    ),
+    (
+        "context::a_job_knows_itself",
+        "The job's number is the one that the daemon's own pool has given it; `daemon::client` looks at the attempt.",
+    ),
+    (
+        "context::progress_after_the_end_goes_nowhere",
+        "Progress is asked for while the job runs, and is not kept: `daemon::client` sees it.",
+    ),
+    ("context::progress_is_seen_from_outside", "As above."),
+    ("shutdown", "A daemon outlives its clients: dropping the handle stops nothing."),
+    (
+        "submit::a_job_may_have_a_pool_of_its_own",
+        "A function that is generic over its pool is no task; a job may connect to a daemon like any program.",
+    ),
+    (
+        "submit::a_submit_is_a_call",
+        "Functions travel by name, so closures and functions of other crates cannot.",
+    ),
+    (
+        "submit::after_a_shutdown_jobs_are_refused",
+        "Only the daemon itself can be stopped: `daemon::client` has what is told then.",
+    ),
+    ("submit::submits_race_with_a_shutdown", "As above."),
+];
+
 /// The sources of the suite, this file apart.
 const SOURCES: &[(&str, &str)] = &[
     ("as_completed", include_str!("as_completed.rs")),
@@ -63,6 +98,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("callbacks", include_str!("callbacks.rs")),
     ("cancel", include_str!("cancel.rs")),
     ("context", include_str!("context.rs")),
+    ("daemons", include_str!("daemons.rs")),
     ("death", include_str!("death.rs")),
     ("encoding", include_str!("encoding.rs")),
     ("errors", include_str!("errors.rs")),
@@ -119,10 +155,14 @@ fn is_test(source: &str, name: &str) -> bool {
         .split("#[test]")
         .skip(1)
         .any(|after| after.split("fn ").nth(1).is_some_and(|f| f.starts_with(&format!("{name}("))));
-    let shared = source
-        .split_once("on_both_pools![")
-        .is_some_and(|(_, list)| list.split([',', ']']).any(|item| item.trim() == name));
-    own || shared
+    own || listed(source, "\non_both_pools![").any(|item| item == name)
+}
+
+/// What stands in the list that this macro is given.
+fn listed<'a>(source: &'a str, start: &str) -> impl Iterator<Item = &'a str> {
+    let list = source.split_once(start).and_then(|(_, list)| list.split_once(']'));
+    let items = list.map_or("", |(list, _)| list).split(',').map(str::trim);
+    items.filter(|item| !item.is_empty())
 }
 
 fn all() -> BTreeSet<String> {
@@ -166,4 +206,26 @@ fn the_table_reads_every_file() {
         .collect();
     let sources: BTreeSet<_> = SOURCES.iter().map(|(name, _)| *name).collect();
     assert_eq!(modules, sources);
+}
+
+/// Goal: what both kinds of pool promise, a daemon does as well, or there is a reason.
+#[test]
+fn a_daemon_promises_the_same_or_there_is_a_reason() {
+    let mut both = BTreeSet::new();
+    let mut daemons = BTreeSet::new();
+    for (file, source) in SOURCES {
+        let name = |test| format!("{file}::{test}");
+        both.extend(listed(source, "\non_both_pools![").map(name));
+        daemons.extend(listed(source, "\non_a_daemon![").map(name));
+    }
+    let excused = |name: &String| {
+        let file = name.split("::").next().unwrap();
+        NOT_ON_A_DAEMON.iter().any(|(excused, _)| excused == name || *excused == file)
+    };
+    let forgotten: Vec<_> = both.difference(&daemons).filter(|name| !excused(name)).collect();
+    assert!(forgotten.is_empty(), "neither on a daemon nor excused: {forgotten:?}");
+    let both_ways: Vec<_> = daemons.iter().filter(|name| excused(name)).collect();
+    assert!(both_ways.is_empty(), "on a daemon and excused: {both_ways:?}");
+    assert!(daemons.len() > 60, "{} tests", daemons.len());
+    assert!(NOT_ON_A_DAEMON.iter().all(|(_, reason)| reason.ends_with('.')));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use procpool::{ProcessPool, ThreadPool, Until, wait};
 
 use super::jobs::{double, fail, wait_and_double, wait_and_fail};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, test};
 
 /// Goal: waiting for all returns when each has ended, whatever the outcome; the result is a partition in
@@ -201,6 +201,17 @@ fn futures_of_different_pools_mix() {
 }
 
 on_both_pools![
+    waiting_for_all_takes_every_outcome,
+    waiting_for_the_first_leaves_the_rest,
+    waiting_for_the_first_takes_all_that_have_ended,
+    waiting_for_the_first_error_ignores_values_and_cancels,
+    waiting_for_an_error_that_is_there_returns_at_once,
+    waiting_for_an_error_that_never_comes_waits_for_all,
+    a_timeout_gives_the_partition_so_far,
+    jobs_that_end_meanwhile_are_seen,
+];
+
+on_a_daemon![
     waiting_for_all_takes_every_outcome,
     waiting_for_the_first_leaves_the_rest,
     waiting_for_the_first_takes_all_that_have_ended,

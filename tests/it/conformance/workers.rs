@@ -7,7 +7,7 @@ use procpool::{ProcessPool, Shutdown, StartMethod, ThreadPool, WorkerState};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::{double, pid};
-use super::{Pool, hold, on_both_pools};
+use super::{Pool, hold, on_a_daemon, on_both_pools};
 use crate::support::{Meeting, children, test};
 
 /// Goal: no pool has no workers.
@@ -174,15 +174,24 @@ impl Drop for Tracked {
     }
 }
 
+#[procpool::task]
+fn argument(tracked: Tracked) -> u64 {
+    u64::from(tracked.0)
+}
+
+#[procpool::task]
+fn dropped((): ()) -> u32 {
+    DROPPED.get()
+}
+
 /// Goal: a job's argument is let go where it ran as soon as the job has ended, and so is its result.
 ///
 /// Covers: 125
 fn arguments_are_let_go_when_the_job_has_ended<P: Pool>() {
     let pool = P::of(1);
     // Jobs of one worker run on one thread, which is where the count is.
-    let argument = |tracked: Tracked| u64::from(tracked.0);
     assert_eq!(pool.submit(argument, Tracked(5)).result().unwrap(), 5);
-    assert_eq!(pool.submit(|()| DROPPED.get(), ()).result().unwrap(), 5);
+    assert_eq!(pool.submit(dropped, ()).result().unwrap(), 5);
 }
 
 /// Goal: `warm_up` starts all workers and waits for them; after a shutdown it says that it is too late.
@@ -241,3 +250,5 @@ fn nobody_waits_behind_a_long_job_while_a_worker_is_idle() {
 }
 
 on_both_pools![arguments_are_let_go_when_the_job_has_ended];
+
+on_a_daemon![arguments_are_let_go_when_the_job_has_ended,];

@@ -26,7 +26,7 @@ pub(super) struct Finished {
 }
 
 /// Where a daemon lives. Several can, one after the other.
-pub(super) struct Home {
+pub(crate) struct Home {
     dir: TempDir,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Daemon<'a> {
 
 impl Home {
     /// With this configuration.
-    pub(super) fn new(config: &str) -> Home {
+    pub(crate) fn new(config: &str) -> Home {
         let dir = TempDir::new();
         fs::write(dir.path().join("config.toml"), config).unwrap();
         Home { dir }
@@ -56,16 +56,16 @@ impl Home {
         self.dir.path()
     }
 
-    pub(super) fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.state().join("socket")
     }
 
     /// The daemon's program, ready to be started.
-    pub(super) fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(PROCPOOL);
         command.args(["daemon", "--allow-root", "--config"]).arg(self.path().join("config.toml"));
         command.arg("--state").arg(self.state()).stdin(Stdio::null()).stdout(Stdio::null());
@@ -125,7 +125,7 @@ impl Home {
     }
 
     /// The processes that work for the daemon of this home, or did.
-    pub(super) fn workers(&self) -> Vec<u32> {
+    pub(crate) fn workers(&self) -> Vec<u32> {
         let Ok(state) = fs::metadata(self.state()) else {
             return Vec::new();
         };

@@ -100,6 +100,10 @@ pub(crate) struct Submit {
     #[arg(long)]
     pub(crate) wait: bool,
 
+    /// Print an object of JSON: the number, or with `--wait` how it ended
+    #[arg(long)]
+    pub(crate) json: bool,
+
     /// Call this task. The one word that may follow is its argument as JSON, or `-` to read that from standard input
     #[arg(long, value_name = "NAME")]
     pub(crate) task: Option<String>,
@@ -129,6 +133,10 @@ pub(crate) struct Wait {
     #[command(flatten)]
     pub(crate) socket: Socket,
 
+    /// Print each job as an object of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
     #[arg(required = true, value_name = "ID", value_parser = parse_id)]
     pub(crate) ids: Vec<JobId>,
 }
@@ -140,6 +148,10 @@ pub(crate) struct Wait {
 pub(crate) struct Result {
     #[command(flatten)]
     pub(crate) socket: Socket,
+
+    /// Print an object of JSON: how it ended, with the result
+    #[arg(long)]
+    pub(crate) json: bool,
 
     #[arg(value_name = "ID", value_parser = parse_id)]
     pub(crate) id: JobId,
@@ -179,11 +191,24 @@ pub(crate) struct Abort {
     pub(crate) ids: Vec<JobId>,
 }
 
+/// Look on: queues, running jobs and the last failures, on the whole terminal.
+///
+/// A job is selected with the arrow keys; l shows its log, x stops it, q leaves.
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+}
+
 /// Ask whether the daemon is there.
 #[derive(Debug, Args)]
 pub(crate) struct Ping {
     #[command(flatten)]
     pub(crate) socket: Socket,
+
+    /// Print it as an object of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Have the daemon start nothing new, finish what runs, and end.

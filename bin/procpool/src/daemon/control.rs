@@ -50,7 +50,11 @@ pub(crate) fn ping(args: &args::Ping) -> anyhow::Result<u8> {
             Response::Pong(pong) => pong,
             other => return Err(Error::unexpected(&other)),
         };
-        let line = format!("procpool {} (process {})\n", pong.version, pong.pid);
+        let line = if args.json {
+            format!("{}\n", json!({ "version": pong.version, "pid": pong.pid }))
+        } else {
+            format!("procpool {} (process {})\n", pong.version, pong.pid)
+        };
         Ok(match io::stdout().lock().write_all(line.as_bytes()) {
             Ok(()) => exit_code::SUCCESS,
             Err(error) => Unwritable::Stdout(error).say(),

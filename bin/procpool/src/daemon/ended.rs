@@ -1,22 +1,43 @@
 //! A job's end as the shell sees it: what it printed, and the exit code.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use procpool::executor::Verdict;
 use procpool_daemon::job::{CommandEnd, Ending, JobId, Outcome, State};
 use procpool_daemon::protocol::{Request, Response, Stream};
 use procpool_daemon::{Client, Error};
+use serde_json::{Value, json};
 
 use crate::exit_code;
 use crate::report::{self, Unwritable};
 
+/// How a job's end is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As what it has printed, or returned.
+    Plain,
+    /// As an object of JSON.
+    Json,
+}
+
+impl Form {
+    /// As `--json` is given or not.
+    pub(super) fn of(json: bool) -> Form {
+        if json { Form::Json } else { Form::Plain }
+    }
+}
+
 /// Waits for a job's end, prints what it has printed, and says what went wrong; answers the exit code.
-pub(super) fn print(client: &Client, id: JobId) -> Result<u8, Error> {
+pub(super) fn print(client: &Client, id: JobId, form: Form) -> Result<u8, Error> {
     let (state, ending) = match client.request(&Request::Result(id))? {
         Response::Ending(_, state, ending) => (state, *ending),
         other => return Err(Error::unexpected(&other)),
     };
     let printed = match &ending.outcome {
+        _ if form == Form::Json => {
+            io::stdout().lock().write_all(format!("{}\n", json(id, state, &ending)).as_bytes())
+        }
         Outcome::Json(json) => io::stdout().lock().write_all(format!("{json}\n").as_bytes()),
         Outcome::Binary(bytes) => io::stdout().lock().write_all(bytes),
         _ => match log(client, id, Stream::Stdout, so_far, &mut io::stdout().lock())? {
@@ -35,6 +56,31 @@ pub(super) fn print(client: &Client, id: JobId) -> Result<u8, Error> {
         report::say(format_args!("job {id}: {}", describe(state, &ending)));
     }
     Ok(code(state, &ending))
+}
+
+fn json(id: JobId, state: State, ending: &Ending) -> Value {
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let mut object = json!({
+        "id": id.0,
+        "state": state.word(),
+        "attempts": ending.attempts,
+        "queued_ms": millis(ending.queued),
+        "ran_ms": millis(ending.ran),
+        "cpu_ms": ending.cpu.map(millis),
+        "peak_rss": ending.peak_rss,
+        "pid": ending.pid,
+    });
+    match &ending.outcome {
+        Outcome::Json(text) => object["value"] = serde_json::from_str(text).unwrap_or(Value::Null),
+        Outcome::Command(CommandEnd::Exit(code)) => object["exit"] = json!(code),
+        Outcome::Command(CommandEnd::Signal(signal, _)) => object["signal"] = json!(signal),
+        // What is binary is for the program that submitted it: nobody else knows its type.
+        _ => {}
+    }
+    if state != State::Succeeded {
+        object["error"] = json!(describe(state, ending));
+    }
+    object
 }
 
 /// Asks for what a command has said from there on.

@@ -6,6 +6,7 @@ pub(crate) mod health;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod top;
 
 mod ended;
 mod place;
@@ -31,7 +32,7 @@ fn say(error: &Error) -> u8 {
         Some(source) => report::say(format_args!("{error}: {source}")),
         None => report::say(error),
     }
-    if error.is_no_daemon() || error.is_lost() {
+    if error.is_no_daemon() || error.is_protocol() || error.is_lost() {
         exit_code::NO_DAEMON
     } else if error.refusal().is_some() {
         exit_code::REFUSED

@@ -6,6 +6,7 @@ use std::thread;
 use procpool_daemon::job::{JobId, Record, State};
 use procpool_daemon::protocol::{PAGE_MAX, Refusal, Request, Response, Stream};
 use procpool_daemon::{Client, Error};
+use serde_json::json;
 
 use super::{args, ended, view, with_daemon};
 use crate::exit_code;
@@ -84,13 +85,19 @@ pub(crate) fn wait(args: &args::Wait) -> anyhow::Result<u8> {
     with_daemon(&args.socket, |client| {
         let mut failed = 0;
         for id in &args.ids {
-            match client.request(&Request::Wait(*id))? {
-                Response::Ended(_, State::Succeeded) => {}
-                Response::Ended(_, state) => {
-                    failed += 1;
-                    report::say(format_args!("job {id} has {}", state.word()));
-                }
+            let state = match client.request(&Request::Wait(*id))? {
+                Response::Ended(_, state) => state,
                 other => return Err(Error::unexpected(&other)),
+            };
+            if args.json {
+                let line = json!({ "id": id.0, "state": state.word() });
+                if let Err(error) = writeln!(io::stdout().lock(), "{line}") {
+                    return Ok(Unwritable::Stdout(error).say());
+                }
+            }
+            if state != State::Succeeded {
+                failed += 1;
+                report::say(format_args!("job {id} has {}", state.word()));
             }
         }
         Ok(exit_code::of_failed(failed))
@@ -99,7 +106,7 @@ pub(crate) fn wait(args: &args::Wait) -> anyhow::Result<u8> {
 
 /// All of `procpool result`; answers the exit code.
 pub(crate) fn result(args: &args::Result) -> anyhow::Result<u8> {
-    with_daemon(&args.socket, |client| ended::print(client, args.id))
+    with_daemon(&args.socket, |client| ended::print(client, args.id, ended::Form::of(args.json)))
 }
 
 /// All of `procpool logs`; answers the exit code.

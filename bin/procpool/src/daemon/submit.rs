@@ -10,6 +10,7 @@ use procpool_daemon::job::{Command, JobSpec, Moment, TaskWork, Terms, Work};
 use procpool_daemon::protocol::{Request, Response};
 use procpool_daemon::{Client, Error};
 use serde::de::IgnoredAny;
+use serde_json::json;
 
 use super::ended;
 use super::{args, with_daemon};
@@ -26,18 +27,19 @@ pub(crate) fn submit(args: args::Submit) -> anyhow::Result<u8> {
         Ok(spec) => spec,
         Err(refusal) => return Ok(refusal.say()),
     };
-    with_daemon(&args.socket, |client| send(client, spec, args.wait))
+    with_daemon(&args.socket, |client| send(client, spec, &args))
 }
 
-fn send(client: &Client, spec: JobSpec, wait: bool) -> Result<u8, Error> {
+fn send(client: &Client, spec: JobSpec, args: &args::Submit) -> Result<u8, Error> {
     let id = match client.request(&Request::Submit(spec))? {
         Response::Submitted(id) => id,
         other => return Err(Error::unexpected(&other)),
     };
-    if wait {
-        return ended::print(client, id);
+    if args.wait {
+        return ended::print(client, id, ended::Form::of(args.json));
     }
-    Ok(match write_through(&mut io::stdout().lock(), format!("{id}\n").as_bytes()) {
+    let line = if args.json { format!("{}\n", json!({ "id": id.0 })) } else { format!("{id}\n") };
+    Ok(match write_through(&mut io::stdout().lock(), line.as_bytes()) {
         Ok(()) => exit_code::SUCCESS,
         Err(error) => Unwritable::Stdout(error).say(),
     })

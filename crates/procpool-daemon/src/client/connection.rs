@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use procpool::executor::{DoneThreads, is_forked_child, watch_forks};
+
 use crate::error::Error;
 use crate::protocol::{
     GREETING_LEN, ProtocolFault, Request, Response, common_version, greeting, parse_body,
@@ -19,8 +21,9 @@ use crate::protocol::{
 /// How long the daemon may take to greet: it does so at once, unless it is stopped or something else.
 const GREETING_TIME: Duration = Duration::from_secs(10);
 
-/// What is done with an answer: on the connection's thread, which must not wait for another one. It is called again
-/// while it says that there is more to come.
+/// What is done with an answer: on the connection's thread, which must not wait for another one, nor send anything:
+/// the daemon reads no more while its answers are not read. It is called again while it says that there is more to
+/// come.
 type Handler = Box<dyn FnMut(Result<Response, Lost>) -> More + Send>;
 
 /// The connection has ended.
@@ -34,13 +37,14 @@ pub(super) enum More {
     No,
 }
 
-/// A connection to a daemon. It is closed when the last clone is dropped and nothing is waited for.
+/// A connection to a daemon. It is closed when the last clone is dropped. In a forked child it is lost.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
     writer: Mutex<Writer>,
     pending: Arc<Mutex<Pending>>,
+    done_threads: DoneThreads,
 }
 
 struct Writer {
@@ -62,6 +66,7 @@ impl Client {
     /// [`is_no_daemon`](Error::is_no_daemon) if nobody listens there; else that it speaks no version that this
     /// program speaks, or another protocol.
     pub fn connect(path: &Path) -> Result<Client, Error> {
+        watch_forks().map_err(|error| Error::system("cannot watch for forks", error))?;
         let mut stream =
             UnixStream::connect(path).map_err(|error| Error::no_daemon(path, error))?;
         greet(&mut stream).map_err(|error| match error.get_ref() {
@@ -75,12 +80,22 @@ impl Client {
         let reader = stream.try_clone().map_err(fault)?;
         let pending = Arc::new(Mutex::new(Pending::default()));
         let handed = Arc::clone(&pending);
+        let done_threads = DoneThreads::default();
+        let closed = done_threads.clone();
         thread::Builder::new()
             .name("procpool-daemon".into())
-            .spawn(move || hand_out(reader, &handed))
+            .spawn(move || {
+                hand_out(reader, &handed);
+                closed.close();
+            })
             .map_err(fault)?;
         let writer = Mutex::new(Writer { stream, frame: Vec::new(), next: 1 });
-        Ok(Client(Arc::new(Inner { writer, pending })))
+        Ok(Client(Arc::new(Inner { writer, pending, done_threads })))
+    }
+
+    /// What runs the callbacks of jobs that end here. They are gone when the connection is.
+    pub(super) fn done_threads(&self) -> &DoneThreads {
+        &self.0.done_threads
     }
 
     /// Sends a request and waits for its answer.
@@ -109,6 +124,9 @@ impl Client {
         request: &Request,
         handler: impl FnMut(Result<Response, Lost>) -> More + Send + 'static,
     ) -> Result<(), Error> {
+        if is_forked_child() {
+            return Err(Error::lost(None));
+        }
         let mut writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let Writer { stream, frame, next } = &mut *writer;
         frame.clear();
@@ -135,6 +153,10 @@ impl Client {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if is_forked_child() {
+            // The connection is the parent's.
+            return;
+        }
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
         // Ends the thread, unless the daemon has ended it already.
         let _ = writer.stream.shutdown(Shutdown::Both);
@@ -143,6 +165,9 @@ impl Drop for Inner {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_forked_child() {
+            return f.debug_struct("Client").finish_non_exhaustive();
+        }
         let pending = lock(&self.0.pending);
         f.debug_struct("Client")
             .field("pending", &pending.handlers.len())

@@ -1,22 +1,19 @@
 //! [`Daemon`]: a daemon as an executor.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use procpool::executor::{
-    Backend, Call, Control, Options, Promise, Rejection, Verdict, WhenFull, argument, promise,
+    Backend, Call, Control, Options, Promise, Rejected, Rejection, WhenFull, argument,
+    is_forked_child, promise, promise_of,
 };
-use procpool::{Data, Executor, JobError, JobFuture, Progress, Report};
-use procpool_wire::codec;
+use procpool::{Data, Executor, JobError, JobFuture, Report};
 
-use super::connection::{Client, Lost, More};
+use super::connection::Client;
+use super::follow::Jobs;
 use crate::error::Error;
-use crate::job::{
-    Command, CommandEnd, DEFAULT_QUEUE, Ending, JobId, JobSpec, Outcome, State, TaskWork, Terms,
-    Work,
-};
-use crate::protocol::{BODY_BYTES_MAX, Cancelled, Request, Response};
+use crate::job::{Command, CommandEnd, DEFAULT_QUEUE, JobId, JobSpec, TaskWork, Terms, Work};
+use crate::protocol::{BODY_BYTES_MAX, Refusal, Request, Response};
 
 /// The longest argument: a request has some more bytes.
 const PAYLOAD_MAX: u64 = BODY_BYTES_MAX as u64 - (64 << 10);
@@ -24,9 +21,16 @@ const PAYLOAD_MAX: u64 = BODY_BYTES_MAX as u64 - (64 << 10);
 /// A daemon, as an executor: jobs are kept by it, and run by its workers, whatever becomes of this process.
 ///
 /// Functions travel by name: only [tasks](macro@procpool::task) can be submitted, to a queue whose worker program
-/// has them. Dropping it stops nothing. The connection is closed when every future that is not done is dropped or
-/// done as well; a future whose connection is lost ends as [`JobError::Broken`], and the job goes on:
-/// [`future`](Daemon::future) takes it up again.
+/// has them. Its methods are those of [`Executor`].
+///
+/// Dropping it stops nothing, and waits for nothing. The connection is closed when it is dropped, its futures are, and
+/// each of its jobs has ended. A future whose connection is lost ends as [`JobError::Broken`], and the job goes on:
+/// [`future`](Daemon::future) takes it up again. One that is submitted when the daemon is about to end is refused, as
+/// [`JobError::Closed`].
+///
+/// A submit returns when the job is on its way: [`id`](Daemon::id) waits until the daemon has kept it. While the daemon
+/// has as many jobs as it may have, submits wait; [`try_submit`](Daemon::try_submit) does not. Cancelling a job, and
+/// asking whether it runs, is a question to the daemon, and waits for its answer.
 #[derive(Debug)]
 pub struct Daemon {
     backend: DaemonBackend,
@@ -34,18 +38,9 @@ pub struct Daemon {
 
 #[derive(Debug, Clone)]
 struct DaemonBackend {
-    shared: Arc<Shared>,
+    jobs: Arc<Jobs>,
     queue: String,
-}
-
-/// What the handle and its futures share.
-#[derive(Debug)]
-struct Shared {
-    client: Client,
     slots: usize,
-    /// The numbers that the daemon has given to the jobs of this process.
-    ids: Mutex<HashMap<procpool::JobId, JobId>>,
-    numbered: Condvar,
 }
 
 impl Daemon {
@@ -63,48 +58,57 @@ impl Daemon {
     /// As [`Client::connect`]; that there is no such queue.
     pub fn connect_to(path: impl AsRef<Path>, queue: &str) -> Result<Daemon, Error> {
         let client = Client::connect(path.as_ref())?;
-        let slots = match client.request(&Request::Queues)? {
-            Response::Queues(queues) => queues.into_iter().find(|info| info.name == queue),
-            _ => return Err(Error::lost(None)),
+        let queues = match client.request(&Request::Queues)? {
+            Response::Queues(queues) => queues,
+            other => return Err(Error::unexpected(&other)),
         };
-        let Some(info) = slots else {
-            return Err(Error::refused(crate::protocol::Refusal::NoQueue(queue.into())));
+        let Some(info) = queues.into_iter().find(|info| info.name == queue) else {
+            return Err(Error::refused(Refusal::NoQueue(queue.into())));
         };
-        let shared = Shared {
-            client,
-            slots: usize::try_from(info.slots).unwrap_or(usize::MAX).max(1),
-            ids: Mutex::default(),
-            numbered: Condvar::new(),
-        };
-        Ok(Daemon { backend: DaemonBackend { shared: Arc::new(shared), queue: queue.into() } })
+        let slots = usize::try_from(info.slots).unwrap_or(usize::MAX).max(1);
+        let jobs = Arc::new(Jobs::new(client));
+        Ok(Daemon { backend: DaemonBackend { jobs, queue: queue.into(), slots } })
     }
 
-    /// The number that the daemon has given to a job of this process: waits until it has kept it. `None` if the job
-    /// has ended without having got there.
+    /// The number that the daemon has given to a job: waits until it has kept it. `None` if the job has ended without
+    /// having got there, or is another executor's.
     pub fn id<R>(&self, future: &JobFuture<R>) -> Option<JobId> {
-        self.backend.shared.id(future.id(), || future.is_done())
+        let promise = promise_of(future, &self.backend.control())?;
+        self.backend.jobs.id(&promise)
     }
 
-    /// The future of a job that was submitted before, by anybody, whose result is an `R`.
+    /// Submits `f(arg)` if the daemon has room for it, and waits until it has kept it.
+    ///
+    /// # Errors
+    /// [`Rejection::Full`] if it has no room. The argument comes back.
+    #[track_caller]
+    pub fn try_submit<A: Data, R: Data>(
+        &self,
+        f: fn(A) -> R,
+        arg: A,
+    ) -> Result<JobFuture<R>, Rejected<A>> {
+        self.job(f, arg).try_submit()
+    }
+
+    /// The future of a job that was submitted before, by anybody, whose result is an `R`: of a command, a
+    /// [`CommandEnd`]. A result of another type is [`JobError::Decode`], as far as its bytes tell; one of a task that
+    /// was called with JSON, and a number that there is not, are [`JobError::Broken`].
     #[track_caller]
     pub fn future<R: Data>(&self, id: JobId) -> JobFuture<R> {
-        let shared = &self.backend.shared;
-        let (promise, future) = promise::<R>(Arc::clone(shared) as Arc<dyn Control>);
-        shared.number(promise.id(), id);
-        shared.follow(&Request::Result(id), promise);
+        let (promise, future) = promise::<R>(self.backend.control());
+        self.backend.jobs.follow(id, promise);
         future
     }
 
     /// Submits a command. Its future tells how it ended.
     #[track_caller]
     pub fn command(&self, command: Command) -> JobFuture<CommandEnd> {
-        let shared = &self.backend.shared;
-        let (promise, future) = promise(Arc::clone(shared) as Arc<dyn Control>);
+        let (promise, future) = promise(self.backend.control());
         let title = command.words.first().map(|word| String::from_utf8_lossy(word).into_owned());
         let terms =
             Terms { queue: self.backend.queue.clone(), ..Terms::new(title.unwrap_or_default()) };
         let spec = JobSpec { terms, work: Work::Command(command) };
-        shared.follow(&Request::Run(spec), promise);
+        self.backend.jobs.run(Request::Run(spec), promise);
         future
     }
 }
@@ -117,7 +121,7 @@ impl Executor for Daemon {
 
 impl Backend for DaemonBackend {
     fn control(&self) -> Arc<dyn Control> {
-        Arc::clone(&self.shared) as Arc<dyn Control>
+        Arc::clone(&self.jobs) as Arc<dyn Control>
     }
 
     fn accept(
@@ -125,8 +129,11 @@ impl Backend for DaemonBackend {
         call: &mut dyn Call,
         promise: Promise,
         options: &Options,
-        _when_full: WhenFull,
+        when_full: WhenFull,
     ) -> Result<(), Rejection> {
+        if is_forked_child() {
+            return Err(Rejection::Closed);
+        }
         let Some(task) = call.task() else {
             let what = "a function that is not a task".to_owned();
             promise.fail(JobError::Unregistered(what), Report::default());
@@ -146,15 +153,21 @@ impl Backend for DaemonBackend {
             priority: promise.priority(),
             retries: options.retries.unwrap_or(0),
             timeout: options.timeout,
-            ..Terms::new(task.name)
+            cpu_timeout: options.cpu_timeout,
+            ..Terms::new(promise.name().unwrap_or(task.name))
         };
         let spec = JobSpec { terms, work: Work::Task(work) };
-        self.shared.follow(&Request::Run(spec), promise);
-        Ok(())
+        match when_full {
+            WhenFull::Block => {
+                self.jobs.run(Request::Run(spec), promise);
+                Ok(())
+            }
+            WhenFull::Refuse => self.jobs.try_run(Request::Run(spec), promise),
+        }
     }
 
     fn workers(&self) -> usize {
-        self.shared.slots
+        self.slots
     }
 
     fn takes_chunks(&self) -> bool {
@@ -163,128 +176,6 @@ impl Backend for DaemonBackend {
 
     fn payload_limit(&self) -> Option<u64> {
         Some(PAYLOAD_MAX)
-    }
-}
-
-impl Shared {
-    fn ids(&self) -> MutexGuard<'_, HashMap<procpool::JobId, JobId>> {
-        // Nothing of the user's runs under this lock.
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn number(&self, job: procpool::JobId, id: JobId) {
-        self.ids().insert(job, id);
-        self.numbered.notify_all();
-    }
-
-    /// The daemon's number of a job; waits until it has one, or has ended.
-    fn id(&self, job: procpool::JobId, has_ended: impl Fn() -> bool) -> Option<JobId> {
-        let mut ids = self.ids();
-        loop {
-            if let Some(id) = ids.get(&job) {
-                return Some(*id);
-            }
-            if has_ended() {
-                return None;
-            }
-            ids = self.numbered.wait(ids).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Sends what has a job's end as its last answer.
-    fn follow(self: &Arc<Self>, request: &Request, promise: Promise) {
-        let shared = Arc::clone(self);
-        let duty = promise.clone();
-        let handler = move |answer| shared.answered(&duty, answer);
-        if let Err(error) = self.client.send(request, handler) {
-            self.fail(&promise, error.to_string());
-        }
-    }
-
-    fn answered(&self, promise: &Promise, answer: Result<Response, Lost>) -> More {
-        match answer {
-            Ok(Response::Submitted(id)) => {
-                self.number(promise.id(), id);
-                return More::Yes;
-            }
-            Ok(Response::Ending(_, state, ending)) => finish(promise, state, *ending),
-            Ok(Response::Refused(refusal)) => self.fail(promise, refusal.to_string()),
-            Ok(_) => self.fail(promise, "the daemon gives an answer to another question".into()),
-            Err(Lost) => self.fail(promise, "the connection to the daemon was lost".into()),
-        }
-        More::No
-    }
-
-    fn fail(&self, promise: &Promise, why: String) {
-        promise.fail_as(Verdict::Broken(why), Report::default());
-        // Whoever waits for its number sees that there will be none.
-        drop(self.ids());
-        self.numbered.notify_all();
-    }
-}
-
-/// Ends a job here as it has ended there.
-fn finish(promise: &Promise, state: State, ending: Ending) {
-    let Ending { outcome, ran, cpu, peak_rss, pid } = ending;
-    let mut report = Report::default();
-    (report.ran, report.cpu, report.peak_rss, report.pid) = (ran, cpu, peak_rss, pid);
-    match outcome {
-        Outcome::Json(_) => {
-            let why = "it was called with JSON, and its result is JSON".to_owned();
-            promise.fail_as(Verdict::Broken(why), report);
-        }
-        Outcome::Binary(value) => promise.finish_encoded(&value, report),
-        Outcome::Command(end) => {
-            let mut bytes = Vec::new();
-            codec::encode_into(&end, None, &mut bytes).expect("plain data can be encoded");
-            promise.finish_encoded(&bytes, report);
-        }
-        Outcome::Error(verdict) => promise.fail_as(verdict, report),
-        Outcome::Nothing => {
-            let verdict = match state {
-                State::Cancelled => Verdict::Cancelled { started: false },
-                other => Verdict::Broken(format!("the job is {}", other.word())),
-            };
-            promise.fail_as(verdict, report);
-        }
-    }
-}
-
-impl Control for Shared {
-    fn cancel(&self, job: &Promise) -> bool {
-        let Some(id) = self.id(job.id(), || false) else {
-            return false;
-        };
-        let answer = self.client.request(&Request::Cancel(id));
-        matches!(answer, Ok(Response::Cancel(Cancelled::Unstarted)))
-    }
-
-    fn abort(&self, job: &Promise) {
-        if let Some(id) = self.id(job.id(), || false) {
-            // Whatever is answered, the future tells how it ended.
-            let _ = self.client.request(&Request::Abort(id));
-        }
-    }
-
-    fn is_running(&self, job: &Promise) -> bool {
-        let Some(id) = self.id(job.id(), || false) else {
-            return false;
-        };
-        match self.client.request(&Request::Records(vec![id])) {
-            Ok(Response::Records(records)) => records
-                .iter()
-                .flatten()
-                .any(|record| matches!(record.life.state(), State::Running(_))),
-            _ => false,
-        }
-    }
-
-    fn progress(&self, _job: &Promise) -> Option<Progress> {
-        None
-    }
-
-    fn is_inert(&self) -> bool {
-        false
     }
 }
 

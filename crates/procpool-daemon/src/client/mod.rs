@@ -2,6 +2,7 @@
 
 mod connection;
 mod executor;
+mod follow;
 
 pub use connection::Client;
 pub use executor::Daemon;

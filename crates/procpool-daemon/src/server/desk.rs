@@ -2,6 +2,7 @@
 //! for pools, and into answers. It knows clients by number only and does no I/O with them, or with anything else.
 
 pub(super) mod followers;
+mod history;
 mod submit;
 mod waits;
 
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::process;
 use std::time::{Duration, Instant};
 
+use self::history::History;
 use crate::command::log_path;
 use crate::config::{Config, SLOTS_MAX};
 use crate::engine::Engine;
@@ -98,6 +100,7 @@ pub(super) struct Desk {
     /// How many jobs have ended, by the word of their state.
     ended: BTreeMap<&'static str, u64>,
     since: Instant,
+    history: History,
     /// Keys of jobs that are not durable yet, and that the journal may not know of.
     fresh_keys: HashSet<String>,
     /// Entries that the journal has not answered yet.
@@ -131,6 +134,7 @@ impl Desk {
             forgetting: HashSet::new(),
             ended: BTreeMap::new(),
             since: Instant::now(),
+            history: History::default(),
             fresh_keys: HashSet::new(),
             under_way: 0,
             replies: Vec::new(),
@@ -197,6 +201,14 @@ impl Desk {
             Request::Health => {
                 let health = self.health(clients);
                 self.reply(asker, Response::Health(Box::new(health)));
+            }
+            Request::Progress(id) => {
+                let progress = self.engine.progress(id);
+                self.reply(asker, Response::Progress(progress));
+            }
+            Request::Activity => {
+                let activity = self.history.activity(self.engine.running());
+                self.reply(asker, Response::Activity(activity));
             }
         }
     }
@@ -442,7 +454,10 @@ impl Desk {
     fn follow(&mut self, then: Then, found: &mut impl Iterator<Item = Found>) {
         match then {
             Then::Start { attempt, .. } => match found.next() {
-                Some(Found::Work(Some((record, work)))) => self.engine.start(attempt, record, work),
+                Some(Found::Work(Some((record, work)))) => {
+                    self.history.count_started();
+                    self.engine.start(attempt, record, work);
+                }
                 other => unreachable!("a job that starts is kept, and was looked for: {other:?}"),
             },
             Then::Stop { id } => self.engine.stop(id),
@@ -453,6 +468,7 @@ impl Desk {
     fn tell(&mut self, id: JobId, state: State) {
         *self.ended.entry(state.word()).or_default() += 1;
         self.serve_followers(id);
+        self.history.note_ended(id, state);
         let mut for_endings = Vec::new();
         for (asker, wanted) in self.waits.take(id) {
             match wanted {

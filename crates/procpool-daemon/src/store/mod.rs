@@ -13,6 +13,10 @@ use crate::machine::QueueSetting;
 
 /// One thing to be kept.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few are under way at a time, and a box would be one more allocation for each job"
+)]
 pub enum Change {
     /// A new job.
     Insert {

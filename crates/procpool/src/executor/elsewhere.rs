@@ -1,10 +1,14 @@
 //! For executors whose jobs run under another process, which has a pool: calls that are encoded already,
 //! and outcomes as data that can travel or be kept.
 
+use std::io;
+use std::num::NonZeroU64;
 use std::panic::Location;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use procpool_sys::fork;
 use procpool_wire::elements::{self, Kind, WORD};
 use serde::{Deserialize, Serialize};
 
@@ -18,13 +22,34 @@ use crate::job_error::{
 };
 use crate::leaks::Leaked;
 use crate::pool::ProcessPool;
-use crate::report::Report;
+use crate::report::{Progress, Report};
 
 /// A promise and the future that it is for: of a job that is known elsewhere already.
 #[track_caller]
 pub fn promise<R: Data>(control: Arc<dyn Control>) -> (Promise, JobFuture<R>) {
     let cell = JobCell::new(control, Location::caller(), None, 0);
     (Promise(Arc::clone(&cell)), JobFuture::of_data(cell))
+}
+
+/// A future's promise, if it is one of this executor's.
+pub fn promise_of<R>(future: &JobFuture<R>, control: &Arc<dyn Control>) -> Option<Promise> {
+    let cell = future.cell();
+    let address = |control: &Arc<dyn Control>| Arc::as_ptr(control).cast::<()>();
+    (address(&cell.control) == address(control)).then(|| Promise(Arc::clone(cell)))
+}
+
+/// Sees to it that [`is_forked_child`] knows. Once for each process is enough.
+///
+/// # Errors
+/// If there is no memory for it.
+pub fn watch_forks() -> io::Result<()> {
+    fork::watch()
+}
+
+/// True in a forked child of the process that [made the executor](watch_forks), where nothing of it works: locks may be held by
+/// threads that are not there, and connections are the parent's.
+pub fn is_forked_child() -> bool {
+    fork::is_child()
 }
 
 /// Encodes the one argument of a call.
@@ -161,8 +186,8 @@ pub enum Verdict {
     },
     /// [`JobError::Encode`] or [`JobError::Decode`].
     Codec {
-        /// Whether it is about encoding.
-        encode: bool,
+        /// Which of the two.
+        step: CodecStep,
         /// [`CodecError::side`].
         #[serde(with = "SideDef")]
         side: Side,
@@ -186,6 +211,15 @@ pub enum Verdict {
     Closed,
     /// [`JobError::Broken`], and whatever only an executor of another kind has to say.
     Broken(String),
+}
+
+/// What went wrong with an argument or a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CodecStep {
+    /// It could not be encoded.
+    Encode,
+    /// It could not be decoded.
+    Decode,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -263,8 +297,8 @@ impl Verdict {
             JobError::Quarantined { attempts, last } => {
                 Verdict::Quarantined { attempts, last: Box::new(Verdict::of(&last)) }
             }
-            JobError::Encode(error) => Verdict::codec(true, error),
-            JobError::Decode(error) => Verdict::codec(false, error),
+            JobError::Encode(error) => Verdict::codec(CodecStep::Encode, error),
+            JobError::Decode(error) => Verdict::codec(CodecStep::Decode, error),
             JobError::TooLarge { len, limit } => Verdict::TooLarge { len, limit },
             JobError::Unregistered(what) => Verdict::Unregistered(what),
             JobError::Leaked(leaked) => Verdict::Leaked(leaked.to_string()),
@@ -273,12 +307,12 @@ impl Verdict {
         }
     }
 
-    fn codec(encode: bool, error: CodecError) -> Verdict {
+    fn codec(step: CodecStep, error: CodecError) -> Verdict {
         let CodecError { side, type_name, message } = error;
-        Verdict::Codec { encode, side, type_name, message }
+        Verdict::Codec { step, side, type_name, message }
     }
 
-    fn into_error(self, label: &Label) -> JobError {
+    pub(super) fn into_error(self, label: &Label) -> JobError {
         let label = label.clone();
         match self {
             Verdict::Panicked { message, location, backtrace, aborted } => {
@@ -305,9 +339,12 @@ impl Verdict {
             Verdict::Quarantined { attempts, last } => {
                 JobError::Quarantined { attempts, last: Box::new(last.into_error(&label)) }
             }
-            Verdict::Codec { encode, side, type_name, message } => {
+            Verdict::Codec { step, side, type_name, message } => {
                 let error = CodecError { side, type_name, message };
-                if encode { JobError::Encode(error) } else { JobError::Decode(error) }
+                match step {
+                    CodecStep::Encode => JobError::Encode(error),
+                    CodecStep::Decode => JobError::Decode(error),
+                }
             }
             Verdict::TooLarge { len, limit } => JobError::TooLarge { len, limit },
             Verdict::Unregistered(what) => JobError::Unregistered(what),
@@ -319,10 +356,42 @@ impl Verdict {
     }
 }
 
+impl Progress {
+    /// What a job has reported elsewhere.
+    pub fn new(fraction: f64, message: String) -> Progress {
+        Progress { fraction, message }
+    }
+}
+
 impl Promise {
     /// Ends the job as it has ended elsewhere. Callbacks run on this thread.
     pub fn fail_as(&self, verdict: Verdict, report: Report) {
         self.fail(verdict.into_error(&self.0.label()), report);
+    }
+
+    /// The name that its caller gave to the job.
+    pub fn name(&self) -> Option<&str> {
+        self.0.name().map(|name| &**name)
+    }
+
+    /// True if the job has ended.
+    pub fn is_done(&self) -> bool {
+        self.0.is_done()
+    }
+
+    /// True if the job was cancelled, and never started.
+    pub fn is_cancelled_unstarted(&self) -> bool {
+        self.0.is_cancelled_unstarted()
+    }
+
+    /// Keeps a number with the job, whatever the executor knows it by. 0 means none.
+    pub fn note(&self, number: u64) {
+        self.0.place.store(number, Ordering::Release);
+    }
+
+    /// What was [noted](Promise::note) last.
+    pub fn noted(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.0.place.load(Ordering::Acquire))
     }
 }
 

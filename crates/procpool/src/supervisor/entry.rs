@@ -122,6 +122,8 @@ pub(crate) struct Limits {
     pub(crate) timeout: Option<Duration>,
     pub(crate) cpu_timeout: Option<Duration>,
     pub(crate) payload: Option<u64>,
+    /// Attempts that this pool knows nothing of.
+    pub(crate) attempts_before: u32,
 }
 
 /// What has happened to a job that is not done with its first record.
@@ -243,7 +245,8 @@ impl Entry {
 
     /// Which attempt the next, or the running, one is.
     pub(crate) fn attempt(&self) -> u32 {
-        self.past.as_ref().map_or(0, |past| past.kills) + 1
+        let before = self.limits.as_ref().map_or(0, |limits| limits.attempts_before);
+        before + self.past.as_ref().map_or(0, |past| past.kills) + 1
     }
 
     /// The header and elements to send: those that have no outcome yet.

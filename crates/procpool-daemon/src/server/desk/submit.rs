@@ -51,6 +51,9 @@ pub(super) fn check(spec: &JobSpec, config: &Config, machine: &Machine) -> Resul
         return invalid("a job depends on at most 1000 others");
     }
     match work {
+        Work::Command(_) if terms.cpu_timeout.is_some() => {
+            invalid("a command's CPU time is not limited")
+        }
         Work::Command(command) => check_command(command),
         Work::Task(_) if config.queues.get(&terms.queue).is_none_or(|q| q.worker.is_none()) => Err(
             Refusal::Invalid(format!("queue `{}` has no worker program, so no tasks", terms.queue)),
