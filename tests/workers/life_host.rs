@@ -18,17 +18,21 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use procpool::{JobError, ProcessPool, ProcessPoolBuilder, StartMethod};
+use procpool::{Isolation, JobError, ProcessPool, ProcessPoolBuilder, StartMethod};
+
+/// How its workers come into being.
+const METHODS: [&str; 3] = ["executed", "forked", "forked for one job"];
 
 fn main() {
     procpool::init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let method = match arguments.pop_if(|last| ["executed", "forked"].contains(last)) {
-        Some("forked") => StartMethod::ForkServer,
-        _ => StartMethod::Spawn,
+    let (method, isolation) = match arguments.pop_if(|last| METHODS.contains(last)) {
+        Some("forked") => (StartMethod::ForkServer, Isolation::Reuse),
+        Some("forked for one job") => (StartMethod::ForkServer, Isolation::FreshProcess),
+        _ => (StartMethod::Spawn, Isolation::Reuse),
     };
-    let builder = ProcessPool::builder().start_method(method);
+    let builder = ProcessPool::builder().start_method(method).isolation(isolation);
     match arguments[..] {
         ["busy", end] => busy(builder, end),
         ["respawn"] => respawn(builder),

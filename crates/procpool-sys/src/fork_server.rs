@@ -21,6 +21,7 @@ use nix::unistd::{Pid, dup2_stderr, setpgid};
 
 use crate::fork as watch;
 use crate::spawn::CLONE_INTO_CGROUP;
+use crate::worker;
 
 /// The signal that a fork server's children send on their death is that of the server itself, SIGCHLD
 /// (clone(2), `CLONE_PARENT`); the system call wants zero here.
@@ -153,6 +154,7 @@ impl Forker {
             unsafe { libc::syscall(libc::SYS_set_robust_list, head, len) };
         }
         watch::settle();
+        worker::answer_for_nobody();
         // The host does so too: whoever comes first, no signal for one group ever reaches the other.
         let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     }

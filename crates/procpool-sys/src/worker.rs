@@ -3,13 +3,13 @@
 mod watch;
 
 use std::env;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -224,7 +224,32 @@ extern "C" fn hung_up(signal: libc::c_int) {
     unsafe { libc::kill(getpid().as_raw(), signal) };
 }
 
+/// The file that kills the cgroups of all workers that were forked off this process.
+static SERVED: OnceLock<CString> = OnceLock::new();
+/// False in the workers, which have a copy of the above.
+static ANSWERS: AtomicBool = AtomicBool::new(false);
+
+/// For a fork server: when the host dies, all that `kill_file` kills goes with this process. A forked worker whose job
+/// blocks or ignores every signal then needs no thread to see to it.
+pub fn answer_for(kill_file: &[u8]) -> io::Result<()> {
+    // A process becomes a fork server once.
+    let _ = SERVED.set(CString::new(kill_file)?);
+    ANSWERS.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether this process, or the fork server of which it is a copy, answers for forked workers.
+pub fn is_answered_for() -> bool {
+    SERVED.get().is_some()
+}
+
+/// In a forked worker.
+pub(crate) fn answer_for_nobody() {
+    ANSWERS.store(false, Ordering::Relaxed);
+}
+
 extern "C" fn host_died(signal: libc::c_int) {
+    kill_served();
     if !is_in_cgroup() && watch::hand_over(signal) {
         return;
     }
@@ -235,9 +260,22 @@ extern "C" fn host_died(signal: libc::c_int) {
 
 /// Kills every process in this worker's cgroup, this one included, if it has one. Async-signal-safe.
 fn kill_cgroup() {
-    let Some(path) = KILL_FILE.get() else {
-        return;
-    };
+    if let Some(path) = KILL_FILE.get() {
+        write_to(path);
+    }
+}
+
+/// Kills the workers that this process answers for. Async-signal-safe.
+fn kill_served() {
+    if ANSWERS.load(Ordering::Relaxed)
+        && let Some(path) = SERVED.get()
+    {
+        write_to(path);
+    }
+}
+
+/// Async-signal-safe.
+fn write_to(path: &CStr) {
     // SAFETY: the path is a text that ends with a zero and is never freed. Async-signal-safe.
     let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     if fd >= 0 {
@@ -249,6 +287,12 @@ fn kill_cgroup() {
 /// Whether a cgroup of its own holds this worker and all below it.
 pub fn is_in_cgroup() -> bool {
     KILL_FILE.get().is_some()
+}
+
+/// Kills this process, what it answers for, and everything in its group: the host is gone.
+pub fn follow_host() -> ! {
+    kill_served();
+    kill_self()
 }
 
 /// Kills this process and everything in its cgroup and group.

@@ -43,7 +43,8 @@ pub enum FrameKind {
     /// Either way: sealed memory that need not be kept (pool to worker), or that could not be (worker to
     /// pool); a [`Forget`](crate::attach::Forget).
     Forget = 9,
-    /// Pool to fork server: fork a worker, which gets the descriptors that come beside this. No body.
+    /// Pool to fork server: fork a worker with the descriptors that come beside this: its control channel, its standard
+    /// error, and the directory of the cgroup that it shall be born in, if there is one. No body.
     Fork = 10,
     /// Fork server to pool: what came of the oldest request; a [`Forked`](crate::handshake::Forked).
     Forked = 11,

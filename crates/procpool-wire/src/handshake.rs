@@ -72,6 +72,8 @@ pub struct Setup {
     pub host: u32,
     /// Stack of the thread that runs jobs, in bytes.
     pub stack_size: u64,
+    /// How many jobs the worker runs, if it exits by itself after so many.
+    pub jobs: Option<u64>,
     /// The longest result, in bytes.
     pub payload_limit: Option<u64>,
     /// Run once before the first job, or the first fork: what, and its encoded argument.
@@ -91,7 +93,7 @@ pub struct Setup {
 pub struct Contained {
     /// The directories of its cgroups, which it enters before anything else if it was not born there.
     pub cgroups: Vec<Vec<u8>>,
-    /// The file that ends everything in the worker's cgroup, if it has one.
+    /// The file that ends everything in the worker's cgroup, if it has one. A fork server's ends all of the pool's workers.
     pub kill_file: Option<Vec<u8>>,
     /// Bytes that each of its processes may map beyond what it starts with, if no cgroup limits memory.
     pub address_space: Option<u64>,

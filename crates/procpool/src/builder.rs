@@ -103,7 +103,8 @@ pub enum Isolation {
     /// directory, signal handlers, limits) the next one finds changed. The default.
     Reuse,
     /// Each job, and each element of a [`map`](crate::ProcessPool::map), has a process of its own, which ends with
-    /// it. [`chunk_size`](crate::Map::chunk_size) does not count. The initializer runs in each of them.
+    /// it. [`chunk_size`](crate::Map::chunk_size) does not count. The initializer runs in each of them. Forked off a server
+    /// without a preload, a process has one thread for all of this, its main thread, where a cgroup holds it.
     FreshProcess,
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::unistd::getppid;
-use procpool::{JobError, Output, ProcessPool, Shutdown, context};
+use procpool::{Isolation, JobError, Output, ProcessPool, ProcessPoolBuilder, Shutdown, context};
 
 use super::{builder, find_server, leaves_nobody};
 use crate::support::{Meeting, TempDir, children, meet, test, wait_until};
@@ -190,14 +190,18 @@ fn hash_keys_are_each_workers_own() {
         RandomState::new().hash_one(7)
     }
     test(|| {
-        let pool = builder(2).preload(|()| drop(HashMap::from([(1, 2)])), ()).build().unwrap();
-        let meeting = Meeting::new();
-        let futures = [(); 2].map(|()| pool.submit(hash, meeting.path()));
-        let guests = [(); 2].map(|()| meeting.next());
-        guests.into_iter().for_each(crate::support::Guest::go);
-        let [one, other] = futures.map(|future| future.result().unwrap());
-        assert_ne!(one, other);
-        leaves_nobody(pool);
+        let preloading = || builder(2).preload(|()| drop(HashMap::from([(1, 2)])), ());
+        let fresh = |builder: ProcessPoolBuilder| builder.isolation(Isolation::FreshProcess);
+        for builder in [preloading(), fresh(preloading()), fresh(builder(2))] {
+            let pool = builder.build().unwrap();
+            let meeting = Meeting::new();
+            let futures = [(); 2].map(|()| pool.submit(hash, meeting.path()));
+            let guests = [(); 2].map(|()| meeting.next());
+            guests.into_iter().for_each(crate::support::Guest::go);
+            let [one, other] = futures.map(|future| future.result().unwrap());
+            assert_ne!(one, other);
+            leaves_nobody(pool);
+        }
     });
 }
 

@@ -5,7 +5,7 @@
 //! message that had some. So there is one batch of them for each `Attach` frame, in order, and none is left
 //! once a frame is complete. What came is looked at before it is used: a worker's word is worth nothing.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,10 +23,12 @@ use super::{Attachment, Forgets, List, find};
 /// A number that no attachment has.
 const NOBODY: u64 = 0;
 
+/// Without hash maps: a fork server has one, and the thread that makes the first has its keys from then on, as have
+/// all workers that are forked off it and run their jobs there.
 #[derive(Default)]
 pub(crate) struct Carrier {
     /// Ours that the other end has.
-    known: HashSet<u64>,
+    known: BTreeSet<u64>,
     /// Ours that the other end may have mapped.
     leases: Leases,
     /// At a worker's end: theirs that this process has mapped no more. Only a worker may be lent anything.
@@ -35,7 +37,7 @@ pub(crate) struct Carrier {
     who: Option<Weak<dyn Forgets>>,
     batches: VecDeque<Batch>,
     /// Theirs, by their numbers. `None`: lost on the way.
-    arrived: HashMap<u64, Option<Arc<Attachment>>>,
+    arrived: BTreeMap<u64, Option<Arc<Attachment>>>,
     /// What the next payload refers to.
     uses: Option<Vec<Name>>,
 }

@@ -54,11 +54,15 @@ impl Supervisor {
                 channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
                 channel.read_results(harvest);
             });
-            completions.extend(harvest.completions);
-            if !harvest.more {
-                return (completions, frames);
+            let more = harvest.more;
+            // It may have been its last job, after which it leaves by itself.
+            self.book(&mut dispatch, slot, harvest, &mut completions);
+            if !more {
+                break;
             }
         }
+        self.after_dispatch(&mut dispatch);
+        (completions, frames)
     }
 
     /// Reaps a worker whose end was seen in `state`, and settles its jobs. What there is to say of its end, and what

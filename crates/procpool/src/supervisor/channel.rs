@@ -201,6 +201,11 @@ impl PoolChannel {
         (self.quota == Some(0) || self.intake == Intake::Leaving) && self.in_flight == 0
     }
 
+    /// True if the worker has run as many jobs as it was told to, and so exits by itself.
+    pub(crate) fn has_had_all(&self) -> bool {
+        self.quota == Some(0) && self.in_flight == 0
+    }
+
     /// How many more jobs the worker should get now, so that it neither runs dry nor hoards.
     pub(crate) fn room(&self) -> usize {
         if self.intake != Intake::Open {

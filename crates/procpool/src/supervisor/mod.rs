@@ -757,7 +757,9 @@ impl Supervisor {
                 self.note_stop(slot, StopStage::Leave, None);
                 let mut dispatch = self.inner.dispatch();
                 dispatch.close_intake(slot);
-                if let Some(channel) = dispatch.channel_mut(slot) {
+                if let Some(channel) = dispatch.channel_mut(slot)
+                    && !channel.has_had_all()
+                {
                     channel.send_frame(FrameKind::Bye);
                 }
                 dispatch.pump();

@@ -72,7 +72,14 @@ impl Supervisor {
             Role::ForkServer => Ok(Hold::default()),
         };
         let hold = hold.inspect_err(|_| drop(self.stderr.close(&tap)))?;
-        let setup = self.setup(role, slot, hold.contained());
+        let contained = match role {
+            Role::Worker => hold.contained(),
+            Role::ForkServer => Contained {
+                kill_file: self.inner.cgroups().kill_file_of_all(),
+                ..Contained::default()
+            },
+        };
+        let setup = self.setup(role, slot, contained);
         let channel = || {
             let (ours, control) = sockets::pair()?;
             let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
@@ -187,6 +194,7 @@ impl Supervisor {
             depth: nesting::below(),
             host: process::id(),
             stack_size: settings.stack_size as u64,
+            jobs: settings.jobs_per_worker().filter(|_| role == Role::Worker),
             payload_limit: settings.payload_limit,
             initializer: initializer.and_then(|it| self.target(it)),
             initializer_uses: initializer

@@ -216,7 +216,8 @@ impl WorkerChannel {
                     fds.extend(received.fds);
                     received.len
                 }
-                _ => contained::kill_self(),
+                // The host may end before it is dead enough for the kernel to tell us.
+                _ => contained::follow_host(),
             };
             match self.decoder.feed(&mut &self.buffer[..len]) {
                 Ok(None) => {}

@@ -73,6 +73,12 @@ pub(super) fn limit(contained: &Contained, stack_size: u64) -> Result<(), StartF
     Ok(())
 }
 
+/// The host is gone: kills this process with everything below it, and all that it answers for.
+pub(super) fn follow_host() -> ! {
+    end_tree();
+    worker::follow_host()
+}
+
 /// Kills this worker with everything below it.
 pub(super) fn kill_self() -> ! {
     end_tree();

@@ -16,7 +16,7 @@ use procpool_wire::handshake::{Forked, Setup, StartFault};
 
 use super::channel::{Request, WorkerChannel};
 use super::runtime::has_others;
-use super::{EXIT_CANNOT_START, Start, fail, give_up, initialize, live};
+use super::{EXIT_CANNOT_START, MainThread, Origin, Start, fail, give_up, initialize, live};
 
 /// What the names of fork servers begin with, for `ps`. The name of a worker must fit into the same memory.
 pub(crate) const NAME: &str = "procpool-fork-server";
@@ -29,6 +29,8 @@ pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> !
     if let Err(message) = loaded.and_then(|()| is_fit()) {
         fail(&mut channel, &StartFault::Preload(message));
     }
+    let main_thread =
+        if setup.initializer.is_some() { MainThread::Used } else { MainThread::Unused };
     drop(setup);
     let _ = has_others();
     let forker = Forker::of_this_thread();
@@ -50,7 +52,7 @@ pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> !
                 // The server's, of which this process has a copy.
                 channel.abandon();
                 drop(block);
-                enter(descriptors, title);
+                enter(descriptors, title, Origin::Forked(main_thread));
             }
             Err(error) => Forked::Refused(error.raw_os_error().unwrap_or(0)),
         };
@@ -80,7 +82,7 @@ fn is_fit() -> Result<(), String> {
 /// In a new worker: what [`worker::enter`] does for one that was executed, as far as the server has not done it.
 ///
 /// Other descriptors stay open, unlike there: what the preload has opened, its values may use in the worker.
-fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>) -> ! {
+fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>, origin: Origin) -> ! {
     let mut descriptors = descriptors.into_iter();
     let (Some(control), Some(stderr)) = (descriptors.next(), descriptors.next()) else {
         std::process::exit(EXIT_CANNOT_START)
@@ -89,7 +91,7 @@ fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>) -> ! {
     drop(descriptors);
     let channel = fork_server::set_stderr(stderr).and_then(|()| WorkerChannel::new(control));
     match channel {
-        Ok(channel) => live(channel, title),
+        Ok(channel) => live(channel, origin, title),
         Err(error) => give_up(&format!("cannot become a worker: {error}")),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sys::resource::{Resource, getrlimit};
 use procpool_sys::limits::{self, Limited};
 use procpool_wire::handshake::StartFault;
 use procpool_wire::limits::WorkerLimits;
@@ -33,6 +34,11 @@ pub(super) fn apply(wanted: &WorkerLimits) -> Result<(), StartFault> {
         }
     }
     Ok(())
+}
+
+/// How large the main thread's stack may grow, in bytes.
+pub(super) fn stack_limit() -> Option<u64> {
+    Some(getrlimit(Resource::RLIMIT_STACK).ok()?.0)
 }
 
 fn named(result: io::Result<()>, what: impl FnOnce() -> String) -> Result<(), StartFault> {

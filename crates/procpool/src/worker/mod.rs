@@ -1,9 +1,9 @@
 //! The child's side: what a worker process does from its first line to its last.
 //!
 //! The main thread sets the process up and then waits for the host's death; a second thread, with the
-//! stack that the pool asks for, runs the jobs. [`runtime`] is the loop and the trampolines, [`hook`]
-//! catches what panics say, [`channel`] is the worker's end of the control channel, [`fork_server`] the process
-//! that workers are forked off. Nothing here knows pools or futures.
+//! stack that the pool asks for, runs the jobs. A process for one job gets by with the main thread, where it can.
+//! [`runtime`] is the loop and the trampolines, [`hook`] catches what panics say, [`channel`] is the worker's end of
+//! the control channel, [`fork_server`] the process that workers are forked off. Nothing here knows pools or futures.
 
 mod channel;
 mod contained;
@@ -69,13 +69,27 @@ impl SharedBlock {
 /// Runs this process as a worker to its end.
 pub(crate) fn serve() -> ! {
     match worker::enter().and_then(WorkerChannel::new) {
-        Ok(channel) => live(channel, None),
+        Ok(channel) => live(channel, Origin::Executed, None),
         Err(error) => give_up(&format!("cannot become a worker: {error}")),
     }
 }
 
+/// How this process came into being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Executed,
+    Forked(MainThread),
+}
+
+/// Whether user code has run on the main thread before the fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MainThread {
+    Unused,
+    Used,
+}
+
 /// From the setup on. A forked worker has a title to set, since its arguments are its fork server's.
-fn live(mut channel: WorkerChannel, title: Option<Title>) -> ! {
+fn live(mut channel: WorkerChannel, origin: Origin, title: Option<Title>) -> ! {
     let (setup, fds) = match channel.receive_setup() {
         Ok(received) => received,
         Err(error) => give_up(&format!("no setup from the pool: {error}")),
@@ -85,6 +99,7 @@ fn live(mut channel: WorkerChannel, title: Option<Title>) -> ! {
     }
     match prepare(&setup, fds) {
         Ok(start) => match setup.role {
+            Role::Worker if needs_one_thread(&setup, origin) => serve_jobs(start, setup, channel),
             Role::Worker => run(start, setup, channel),
             Role::ForkServer => fork_server::serve(start, setup, channel),
         },
@@ -103,8 +118,15 @@ fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     let other = |what: &str, error: std::io::Error| StartFault::Other(format!("{what}: {error}"));
     nesting::note(setup.depth);
     contained::enter(&setup.contained)?;
-    worker::die_with(setup.host, setup.contained.kill_file.as_deref())
-        .map_err(|error| other("cannot follow the host in death", error))?;
+    let kill_file = setup.contained.kill_file.as_deref();
+    let follows = match (setup.role, kill_file) {
+        (Role::Worker, _) => worker::die_with(setup.host, kill_file),
+        (Role::ForkServer, None) => worker::die_with(setup.host, None),
+        (Role::ForkServer, Some(all)) => {
+            worker::answer_for(all).and_then(|()| worker::die_with(setup.host, None))
+        }
+    };
+    follows.map_err(|error| other("cannot follow the host in death", error))?;
     worker::set_thread_name(&thread_name(setup));
     let image = init::image_of_worker().map_err(|error| {
         let cause =
@@ -146,14 +168,30 @@ fn thread_name(setup: &Setup) -> String {
     }
 }
 
+/// Whether the main thread can run the jobs. In a process that is there for one job a second thread is a third of the
+/// cost. It is needed to see to the host's death, unless a fork server does that; for a stack that the main thread does
+/// not have; and after a preload, since the main thread's own variables, the keys of its hash maps among them, are the
+/// same in all that are forked.
+fn needs_one_thread(setup: &Setup, origin: Origin) -> bool {
+    let is_seen_to = matches!(origin, Origin::Forked(MainThread::Unused))
+        && setup.contained.kill_file.is_some()
+        && worker::is_answered_for();
+    let has_stack = || {
+        setup.limits.stack.is_none()
+            && limits::stack_limit().is_some_and(|limit| limit >= setup.stack_size)
+    };
+    setup.jobs == Some(1) && is_seen_to && has_stack()
+}
+
 fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
     let host = setup.host;
     let name = thread_name(&setup);
     let stack = usize::try_from(setup.stack_size).unwrap_or(usize::MAX);
-    let jobs = thread::Builder::new()
-        .name(name)
-        .stack_size(stack)
-        .spawn(move || serve_jobs(start, setup, channel));
+    let jobs = thread::Builder::new().name(name).stack_size(stack).spawn(move || {
+        // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
+        let _ = stack::report_overflow();
+        serve_jobs(start, setup, channel)
+    });
     if let Err(error) = jobs {
         give_up(&format!(
             "cannot start the thread for jobs with a stack of {stack} bytes: {error}"
@@ -163,14 +201,10 @@ fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
     contained::kill_self()
 }
 
-/// The thread that runs jobs.
-fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) {
-    // It fails for numbers alone that are no signals.
-    let _ = worker::hear_of_host_death();
+/// What the thread does that runs jobs.
+fn serve_jobs(start: Start, setup: Setup, mut channel: WorkerChannel) -> ! {
     let block = Arc::new(SharedBlock { block: Block::new(start.memory), progress: Mutex::new(()) });
     hook::install(&block);
-    // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
-    let _ = stack::report_overflow();
     if let Err(message) = initialize(start.image, start.same_build, &setup, &mut channel) {
         fail(&mut channel, &StartFault::Initializer(message));
     }

@@ -44,6 +44,8 @@ pub(crate) struct Running {
     block: Arc<SharedBlock>,
     channel: WorkerChannel,
     seat: Seat,
+    /// How many jobs it shall run yet, if not any number.
+    jobs_left: Option<u64>,
     payload_limit: Option<u64>,
     header: JobHeader,
     /// Name and elements of the job.
@@ -130,6 +132,7 @@ pub(super) fn serve(
         block: Arc::clone(block),
         channel,
         seat: if setup.slot.is_some() { Seat::Known } else { Seat::Untold },
+        jobs_left: setup.jobs,
         payload_limit: setup.payload_limit,
         header,
         body: Vec::new(),
@@ -159,6 +162,11 @@ pub(super) fn serve(
         match next {
             Ok(Some((header, body))) => {
                 running.run_job(image, same_build, header, body);
+                if running.jobs_left == Some(0) {
+                    // The pool counts them too, and sends no more.
+                    contained::end_tree();
+                    std::process::exit(0);
+                }
                 if running.upkeep.leaves() {
                     running.leave();
                 }
@@ -239,6 +247,9 @@ impl Running {
         if let Some(Place::Lost) = self.streamed {
             self.streamed = Some(Place::Here(self.channel.payload_again(header.ticket)));
             self.look_at_clock();
+        }
+        if let Some(jobs) = &mut self.jobs_left {
+            *jobs = jobs.saturating_sub(1);
         }
         if self.seat == Seat::Untold {
             self.take_seat();

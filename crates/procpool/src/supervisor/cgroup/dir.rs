@@ -1,6 +1,6 @@
 //! Directories of cgroups: a pool's is made, those that dead hosts left are removed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -68,17 +68,18 @@ fn remove_abandoned(own: &Path, prefix: &str) {
 
 /// Removes a cgroup and those below it. True if it is gone: one in which a process lives stays.
 pub(super) fn remove(path: &Path) -> bool {
-    remove_below(path);
+    remove_below(path, None);
     match fs::remove_dir(path) {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
-/// Removes the cgroups below one.
-pub(super) fn remove_below(path: &Path) {
+/// Removes the cgroups below one, which may be open.
+pub(super) fn remove_below(path: &Path, dir: Option<&File>) {
+    let metadata = dir.map_or_else(|| fs::metadata(path), File::metadata);
     // A directory has two links, and one more for each directory in it.
-    if fs::metadata(path).is_ok_and(|metadata| metadata.nlink() == 2) {
+    if metadata.is_ok_and(|metadata| metadata.nlink() == 2) {
         return;
     }
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {

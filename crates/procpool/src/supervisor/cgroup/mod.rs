@@ -20,6 +20,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -38,6 +39,8 @@ const EMPTYING: Duration = Duration::from_secs(2);
 /// How long processes are killed one by one where there is no `cgroup.kill`. They cannot fork once they were
 /// sent SIGKILL, so it takes a few rounds.
 const KILLING: Duration = Duration::from_millis(200);
+/// More than a `cgroup.events` is long: two short lines.
+const EVENTS_LEN_MAX: usize = 256;
 
 /// What each worker may use.
 #[derive(Debug, Clone, Copy, Default)]
@@ -171,6 +174,20 @@ struct Dir {
     path: PathBuf,
     /// `cgroup.kill`, open: a kill must not fail for want of a descriptor.
     kill: Option<File>,
+    /// Open where workers follow each other, which costs less than to open them for each.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    dir: File,
+    events: File,
+}
+
+impl Held {
+    fn open(path: &Path) -> io::Result<Held> {
+        Ok(Held { dir: File::open(path)?, events: File::open(path.join("cgroup.events"))? })
+    }
 }
 
 impl Dir {
@@ -186,7 +203,19 @@ impl Dir {
             Err(error) if is_shortage(&error) => return Err(error),
             Err(_) => None,
         };
-        Ok(Dir { path, kill })
+        Ok(Dir { path, kill, held: None })
+    }
+
+    /// Whether any process is in it or below; `None` if that cannot be told.
+    fn is_populated(&self) -> Option<bool> {
+        let mut buffer = [0; EVENTS_LEN_MAX];
+        let len = match &self.held {
+            Some(held) => held.events.read_at(&mut buffer, 0),
+            None => File::open(self.path.join("cgroup.events"))
+                .and_then(|events| events.read_at(&mut buffer, 0)),
+        };
+        let text = std::str::from_utf8(&buffer[..len.ok()?]).ok()?;
+        counter(text, "populated").map(|populated| populated != 0)
     }
 
     fn write(&self, file: &str, value: impl ToString) -> io::Result<()> {
@@ -260,14 +289,21 @@ impl Cgroups {
         Ok((!group.dirs().is_empty()).then_some(group))
     }
 
+    /// The file that kills all workers' cgroups, those of version 2, if there are any.
+    pub(crate) fn kill_file_of_all(&mut self) -> Option<Vec<u8>> {
+        let kill = self.unified.ask(Hierarchy::Unified).ok()?.path().join("cgroup.kill");
+        kill.exists().then(|| kill.into_os_string().into_encoded_bytes())
+    }
+
     /// Takes back the cgroups of a worker that was killed with all that was in them, and reaped. Those that were
     /// killed are not used again: a process that is born in a cgroup which was killed once is killed as well, at any later
     /// time (seen on Linux 6.18; cgroup_post_fork compares counts of kills of two different cgroups).
-    pub(crate) fn give_back(&mut self, group: Group) {
+    pub(crate) fn give_back(&mut self, mut group: Group) {
         let has_limits = self.limits.memory.is_some() || self.limits.processes.is_some();
         if let (Some(tree), Use::Fresh, false) = (&group.tree, group.used, has_limits) {
             // What pools in the worker have left.
-            dir::remove_below(&tree.path);
+            dir::remove_below(&tree.path, tree.held.as_ref().map(|held| &held.dir));
+            group.hold_open();
             self.free.push(group);
             return;
         }
@@ -425,8 +461,20 @@ impl Group {
 
     /// The directory in which the worker can be born (CLONE_INTO_CGROUP).
     pub(crate) fn birth_dir(&self) -> io::Result<Option<OwnedFd>> {
-        let dir = self.tree.as_ref().map(|dir| File::open(&dir.path)).transpose()?;
-        Ok(dir.map(OwnedFd::from))
+        let open = |dir: &Dir| match &dir.held {
+            Some(held) => held.dir.try_clone(),
+            None => File::open(&dir.path),
+        };
+        Ok(self.tree.as_ref().map(open).transpose()?.map(OwnedFd::from))
+    }
+
+    /// For the next worker. Without it each of its uses opens what it needs.
+    fn hold_open(&mut self) {
+        if let Some(dir) = &mut self.tree
+            && dir.held.is_none()
+        {
+            dir.held = Held::open(&dir.path).ok();
+        }
     }
 
     /// The file by which the worker ends its own tree, for when the host dies.
@@ -446,10 +494,7 @@ impl Group {
 
     /// The worker has ended: kills what it has left, if it has left anything.
     pub(crate) fn kill_remains(&mut self) {
-        let events =
-            self.tree.as_ref().and_then(|dir| fs::read(dir.path.join("cgroup.events")).ok());
-        let events = events.as_deref().and_then(|text| std::str::from_utf8(text).ok());
-        if events.and_then(|text| counter(text, "populated")) != Some(0) {
+        if self.tree.as_ref().and_then(Dir::is_populated) != Some(false) {
             self.kill();
         }
     }
