@@ -74,6 +74,9 @@ pub struct Setup {
     pub stack_size: u64,
     /// How many jobs the worker runs, if it exits by itself after so many.
     pub jobs: Option<u64>,
+    /// Whether the worker looks for a job for a moment before it sleeps. On the only processor that would keep the pool
+    /// from running.
+    pub spins: bool,
     /// The longest result, in bytes.
     pub payload_limit: Option<u64>,
     /// Run once before the first job, or the first fork: what, and its encoded argument.

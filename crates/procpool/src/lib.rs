@@ -104,6 +104,7 @@ mod leaks;
 mod map;
 mod nesting;
 mod pool;
+mod proc_file;
 mod report;
 mod shared;
 mod supervisor;

@@ -1,6 +1,5 @@
 //! A worker's tree, from its birth in a cgroup to the end of what it left; and what its end says of memory.
 
-use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -15,6 +14,7 @@ use super::cgroup::{Group, Limits, counter};
 use super::memory::MemoryWatch;
 use super::{Inner, Supervisor, Worker};
 use crate::job_error::Oom;
+use crate::proc_file;
 use crate::tree::{self, Census};
 
 /// How long the supervisor walks the tree of a worker without a cgroup before it kills the worker all the
@@ -187,7 +187,7 @@ fn survived(survivors: &[tree::Found]) -> Option<String> {
 
 /// How often the kernel has killed for want of memory since it was started (proc_vmstat(5)).
 pub(super) fn machine_oom_kills() -> Option<u64> {
-    counter(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
+    counter(&proc_file::read_text("/proc/vmstat").ok()?, "oom_kill")
 }
 
 /// Bytes in the largest unit that divides them.

@@ -44,7 +44,8 @@ mod wake;
 
 use std::hint;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -332,7 +333,6 @@ impl Supervisor {
         let idle = settings
             .idle_timeout
             .map(|timeout| IdleWatch::new(settings.workers, nanoseconds(timeout)));
-        let many = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
         let mut dispatch = Dispatch::new(settings.workers);
         let (first, max) = settings.retry_backoff;
         dispatch.retries.backoff = Backoff {
@@ -346,7 +346,7 @@ impl Supervisor {
             lookout: AtomicBool::new(false),
             helped: AtomicU64::new(0),
             left: AtomicBool::new(false),
-            spin_ns: if many { SPIN_NS } else { 0 },
+            spin_ns: if has_processors() { SPIN_NS } else { 0 },
             settings,
             image,
             room: Condvar::new(),
@@ -828,6 +828,12 @@ impl Supervisor {
             dispatch.writing |= wants;
         }
     }
+}
+
+/// True if there is more than one processor for this process. Asked once, because the answer is read from several files.
+fn has_processors() -> bool {
+    static HAS_PROCESSORS: OnceLock<bool> = OnceLock::new();
+    *HAS_PROCESSORS.get_or_init(|| thread::available_parallelism().is_ok_and(|n| n.get() > 1))
 }
 
 fn nanoseconds(duration: std::time::Duration) -> u64 {

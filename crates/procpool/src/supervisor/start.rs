@@ -195,6 +195,7 @@ impl Supervisor {
             host: process::id(),
             stack_size: settings.stack_size as u64,
             jobs: settings.jobs_per_worker().filter(|_| role == Role::Worker),
+            spins: self.inner.spin_ns > 0,
             payload_limit: settings.payload_limit,
             initializer: initializer.and_then(|it| self.target(it)),
             initializer_uses: initializer

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool_sys::worker;
 use procpool_wire::handshake::{Contained, StartFault};
 
-use crate::tree;
+use crate::{proc_file, tree};
 
 /// How long a worker goes on looking for processes below it before it ends all the same. Under what the
 /// host promises of its own death, 5 s.
@@ -24,7 +24,7 @@ pub(super) fn enter(contained: &Contained) -> Result<(), StartFault> {
     if contained.cgroups.is_empty() {
         return Ok(());
     }
-    let cgroups = fs::read("/proc/self/cgroup").unwrap_or_default();
+    let cgroups = proc_file::read("/proc/self/cgroup").unwrap_or_default();
     for dir in &contained.cgroups {
         let dir = Path::new(OsStr::from_bytes(dir));
         if is_in(&cgroups, dir) {

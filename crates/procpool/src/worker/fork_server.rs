@@ -15,7 +15,6 @@ use procpool_wire::frame::FrameKind;
 use procpool_wire::handshake::{Forked, Setup, StartFault};
 
 use super::channel::{Request, WorkerChannel};
-use super::runtime::has_others;
 use super::{EXIT_CANNOT_START, MainThread, Origin, Start, fail, give_up, initialize, live};
 
 /// What the names of fork servers begin with, for `ps`. The name of a worker must fit into the same memory.
@@ -32,7 +31,6 @@ pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> !
     let main_thread =
         if setup.initializer.is_some() { MainThread::Used } else { MainThread::Unused };
     drop(setup);
-    let _ = has_others();
     let forker = Forker::of_this_thread();
     let title = Title::find();
     let block = Block::new(start.memory);

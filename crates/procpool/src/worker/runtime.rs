@@ -3,7 +3,7 @@
 use std::hint;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 
 use procpool_sys::clock;
@@ -101,13 +101,6 @@ enum Step {
     Recorded,
 }
 
-/// True if this process may use more than one processor. Asked once, by a fork server for all its workers: the
-/// answer is read from several files, and each file of a process in /proc is a burden at its end.
-pub(super) fn has_others() -> bool {
-    static HAS_OTHERS: OnceLock<bool> = OnceLock::new();
-    *HAS_OTHERS.get_or_init(|| thread::available_parallelism().is_ok_and(|n| n.get() > 1))
-}
-
 /// Serves jobs until the pool says that there are no more.
 pub(super) fn serve(
     image: &Image,
@@ -152,9 +145,7 @@ pub(super) fn serve(
         noted: Noted::Nothing,
         bell_rung: true,
     };
-    // Spinning on the only processor would keep the pool from running. A worker is pinned only where there
-    // are others.
-    let spin_ns = if setup.limits.cpu.is_some() || has_others() { SPIN_NS } else { 0 };
+    let spin_ns = if setup.spins { SPIN_NS } else { 0 };
     loop {
         let mut body = mem::take(&mut running.body);
         let next = running.end.next_job(&mut body);

@@ -3,10 +3,11 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+use crate::proc_file;
 
 /// A hierarchy of cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) enum Hierarchy {
 
 /// The directory of this process's own cgroup, or why there is none.
 pub(super) fn own_cgroup(hierarchy: Hierarchy) -> io::Result<PathBuf> {
-    let read = |file| fs::read_to_string(file).map_err(|error| named(file, error));
+    let read = |file| proc_file::read_text(file).map_err(|error| named(file, error));
     let (cgroups, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
     find(hierarchy, &cgroups, &mounts).map_err(io::Error::other)
 }
