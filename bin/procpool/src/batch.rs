@@ -134,14 +134,18 @@ pub(crate) fn run<W: Work>(
         _ => (inputs, options.total),
     };
     events.jobs.are_in(pool);
-    let wanted = read_inputs(inputs, events.sender.clone())?;
+    let feed = match total {
+        // All of them are at hand: what can be counted was not read from anywhere, or was read to its end.
+        Some(_) => Feed::AtHand(inputs),
+        None => Feed::Thread(read_inputs(inputs, events.sender.clone())?),
+    };
     let mut batch = Batch {
         work,
         pool,
         options,
         books,
         events,
-        wanted,
+        feed,
         asked: 0,
         waiting: VecDeque::new(),
         look_at: None,
@@ -179,11 +183,7 @@ fn read_inputs(mut inputs: Inputs, events: Sender<Event>) -> anyhow::Result<Send
     let (wanted, asked) = mpsc::channel();
     let read = move || {
         for () in asked {
-            let event = match inputs.next() {
-                Some(Ok(input)) => Event::Input(input),
-                Some(Err(error)) => Event::NoMoreInputs(Some(error)),
-                None => Event::NoMoreInputs(None),
-            };
+            let event = next_of(&mut inputs);
             let is_last = matches!(event, Event::NoMoreInputs(_));
             // The batch is over if nobody receives it.
             if events.send(event).is_err() || is_last {
@@ -196,6 +196,24 @@ fn read_inputs(mut inputs: Inputs, events: Sender<Event>) -> anyhow::Result<Send
         .spawn(read)
         .context("cannot start the thread that reads inputs")?;
     Ok(wanted)
+}
+
+fn next_of(inputs: &mut Inputs) -> Event {
+    match inputs.next() {
+        Some(Ok(input)) => Event::Input(input),
+        Some(Err(error)) => Event::NoMoreInputs(Some(error)),
+        None => Event::NoMoreInputs(None),
+    }
+}
+
+/// Where inputs come from.
+enum Feed {
+    /// No wait for the next one is possible.
+    AtHand(Inputs),
+    /// From a thread, one for each unit sent to it.
+    Thread(Sender<()>),
+    /// The word that there are no more is on its way.
+    Ended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +229,7 @@ struct Batch<'a, W: Work> {
     options: Options,
     books: Books,
     events: Events,
-    wanted: Sender<()>,
+    feed: Feed,
     /// Inputs asked for and not received.
     asked: usize,
     /// Inputs received that have to wait for the gate.
@@ -325,8 +343,19 @@ impl<W: Work> Batch<'_, W> {
             && self.held_bytes < HELD_BYTES_MAX
         {
             self.asked += 1;
-            // The reader has gone only if it has said that there are no more inputs.
-            let _ = self.wanted.send(());
+            match &mut self.feed {
+                Feed::AtHand(inputs) => {
+                    let event = next_of(inputs);
+                    if matches!(event, Event::NoMoreInputs(_)) {
+                        self.feed = Feed::Ended;
+                    }
+                    // We hold the receiver.
+                    let _ = self.events.sender.send(event);
+                }
+                // The reader has gone only if it has said that there are no more inputs.
+                Feed::Thread(wanted) => drop(wanted.send(())),
+                Feed::Ended => {}
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the settings of `run` and `call` mean for their pool.
 
+use std::sync::OnceLock;
 use std::thread;
 
 use anyhow::Context;
@@ -10,8 +11,10 @@ use crate::args::Settings;
 impl Settings {
     /// How many jobs run at a time.
     pub(crate) fn workers(&self) -> usize {
-        self.jobs
-            .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
+        // The answer is read from several files.
+        static CPUS: OnceLock<usize> = OnceLock::new();
+        let cpus = || *CPUS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from));
+        self.jobs.map_or_else(cpus, usize::from)
     }
 
     /// The pool that they ask for.
