@@ -172,6 +172,11 @@ impl Stopped {
         }
     }
 
+    /// True if nobody was stopped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Continues them, from the bottom up: no parent goes on before its children, and so none sees one stopped.
     pub(crate) fn go_on(self) {
         for found in self.0.into_iter().rev() {

@@ -18,7 +18,11 @@ const WALK_MAX: Duration = Duration::from_millis(250);
 
 impl Worker {
     fn suspend(&mut self) {
-        self.stopped = Stopped::from(self.process.id(), WALK_MAX);
+        // One that is born as a pause begins is stopped at its birth and with the others: whom we have stopped ourselves must
+        // not be taken for stopped by somebody else.
+        if self.stopped.is_empty() {
+            self.stopped = Stopped::from(self.process.id(), WALK_MAX);
+        }
     }
 
     fn go_on(&mut self) {
