@@ -45,7 +45,7 @@ pub(crate) struct Carrier {
 /// Regions that were lent, by the numbers of their attachments. Whoever is at the other end has said of none of
 /// them that it has given it back, so none of them is used again if that end is gone.
 #[derive(Default)]
-struct Leases(HashMap<u64, Arc<Region>>);
+struct Leases(BTreeMap<u64, Arc<Region>>);
 
 impl Drop for Leases {
     fn drop(&mut self) {

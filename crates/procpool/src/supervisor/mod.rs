@@ -56,13 +56,13 @@ use procpool_wire::frame::FrameKind;
 
 use crate::Error;
 use crate::attachments::regions::Keeper;
-use crate::builder::{Settings, Shutdown};
+use crate::builder::{Isolation, Settings, Shutdown};
 use crate::cell::Callbacks;
 use crate::events::{self, Hub, StopStage};
 use crate::tree::{self, Census, Stopped};
 use abandoned::Abandoned;
 use callbacks::CallbackThreads;
-use cgroup::{Cgroups, Limits};
+use cgroup::{Cgroups, Limits, Turnover};
 use channel::{Harvest, Link, PoolChannel};
 use containment::Hold;
 use dispatch::{Dispatch, Pace, Request};
@@ -341,6 +341,10 @@ impl Supervisor {
             seed: clock::monotonic_ns(),
         };
         let limits = Limits { memory: settings.memory_limit, processes: settings.process_limit };
+        let turnover = match settings.isolation {
+            Isolation::Reuse => Turnover::Rare,
+            Isolation::FreshProcess => Turnover::EachJob,
+        };
         let inner = Arc::new(Inner {
             dispatch: Mutex::new(dispatch),
             lookout: AtomicBool::new(false),
@@ -352,7 +356,7 @@ impl Supervisor {
             room: Condvar::new(),
             changed: Condvar::new(),
             wake,
-            cgroups: Mutex::new(Cgroups::new(limits)),
+            cgroups: Mutex::new(Cgroups::new(limits, turnover)),
             ended: Mutex::new(false),
             ended_changed: Condvar::new(),
             callbacks: CallbackThreads::default(),

@@ -50,6 +50,13 @@ pub(crate) struct Limits {
     pub(crate) processes: Option<u64>,
 }
 
+/// How soon one worker follows another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turnover {
+    Rare,
+    EachJob,
+}
+
 /// A pool's cgroups.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
@@ -61,6 +68,7 @@ pub(crate) struct Cgroups {
     /// Groups of workers that have left them empty, for the next ones: at hand sooner than new ones. None if there
     /// are limits: what the dead have used could be counted against the living.
     free: Vec<Group>,
+    turnover: Turnover,
     /// Directories that could not be removed yet.
     leaving: Vec<PathBuf>,
     next: u64,
@@ -174,7 +182,7 @@ struct Dir {
     path: PathBuf,
     /// `cgroup.kill`, open: a kill must not fail for want of a descriptor.
     kill: Option<File>,
-    /// Open where workers follow each other, which costs less than to open them for each.
+    /// Open where there is a worker for each job, which costs less than to open them for each.
     held: Option<Held>,
 }
 
@@ -224,9 +232,10 @@ impl Dir {
 }
 
 impl Cgroups {
-    pub(crate) fn new(limits: Limits) -> Cgroups {
+    pub(crate) fn new(limits: Limits, turnover: Turnover) -> Cgroups {
         Cgroups {
             limits,
+            turnover,
             unified: Place::Unasked,
             memory: Place::Unasked,
             processes: Place::Unasked,
@@ -303,7 +312,9 @@ impl Cgroups {
         if let (Some(tree), Use::Fresh, false) = (&group.tree, group.used, has_limits) {
             // What pools in the worker have left.
             dir::remove_below(&tree.path, tree.held.as_ref().map(|held| &held.dir));
-            group.hold_open();
+            if self.turnover == Turnover::EachJob {
+                group.hold_open();
+            }
             self.free.push(group);
             return;
         }
