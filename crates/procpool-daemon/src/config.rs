@@ -17,6 +17,10 @@
 //!
 //! [metrics]
 //! listen = "127.0.0.1:9464"  # or the path of a socket: text for Prometheus, which any user may read
+//!
+//! [retention]                # of what jobs leave when they have ended: results, logs, what they were to do
+//! days = 30
+//! mib = 1024                 # of results and what was to do, together; the oldest go first
 //! ```
 
 use std::collections::BTreeMap;
@@ -41,6 +45,8 @@ pub struct Config {
     pub queues: BTreeMap<String, QueueConfig>,
     /// What there may be at most.
     pub limits: Limits,
+    /// What is kept of jobs that have ended.
+    pub retention: Retention,
     /// Where figures are to be had.
     pub metrics: Metrics,
 }
@@ -105,6 +111,23 @@ impl Default for Limits {
         // Some hundred MiB of the daemon's memory; less than the 90 seconds after which systemd kills; logs that an
         // editor opens.
         Limits { jobs: 1_000_000, drain_seconds: 60, log_bytes: 64 << 20 }
+    }
+}
+
+/// How long it is kept what a job leaves that has ended. Then it [expires](crate::job::State::Expired).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// So many days at most.
+    pub days: u32,
+    /// So much at most, in MiB: results, and what was to be done. Logs go with them.
+    pub mib: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        // Somebody comes back from a holiday and wants to know; and no disk fills up meanwhile.
+        Retention { days: 30, mib: 1024 }
     }
 }
 

@@ -63,6 +63,7 @@ impl Error {
         let message = format!("cannot open the journal `{}`", path.display());
         match error {
             StoreError::Io(source) => Error::new(Kind::System, message, Some(source)),
+            StoreError::Full => Error::system(message, io::Error::from(io::ErrorKind::StorageFull)),
             other => Error::new(Kind::Damaged, format!("{message}: {other}"), None),
         }
     }

@@ -115,6 +115,21 @@ pub enum Work {
     Task(TaskWork),
 }
 
+impl Work {
+    /// How many bytes it has, about.
+    pub fn bytes(&self) -> u64 {
+        let len = match self {
+            Work::Command(Command { words, dir, env }) => {
+                let words: usize = words.iter().map(|word| word.len()).sum();
+                let env: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+                words + dir.len() + env
+            }
+            Work::Task(TaskWork { task, argument, .. }) => task.len() + argument.len(),
+        };
+        len as u64
+    }
+}
+
 /// A command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {

@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::job::{Ending, JobId, Record, State, Work};
+use crate::job::{Ending, JobId, Moment, Record, State, Work};
 use crate::store::{Change, Store, StoreError};
 
 /// The most changes in one transaction: beyond, they are cheaper by little, and the first one waits for the last.
@@ -25,10 +25,19 @@ pub(crate) enum Query {
     Record(JobId),
     Records(Vec<JobId>),
     States(Vec<JobId>),
-    Page { after: JobId, limit: u32 },
+    Page {
+        after: JobId,
+        limit: u32,
+    },
     Work(JobId),
     Ending(JobId),
     Key(String),
+    /// See [`Store::stale`].
+    Stale {
+        before: Moment,
+        bytes: u64,
+        limit: u32,
+    },
 }
 
 /// What was read.
@@ -42,6 +51,7 @@ pub(crate) enum Found {
     Ending(Option<(State, Ending)>),
     /// The job with that key, and what it was to do.
     Key(Option<(Record, Work)>),
+    Stale(Vec<Record>),
 }
 
 /// Changes, what to read then, and what that is for.
@@ -63,7 +73,7 @@ pub(crate) struct Kept<T> {
 #[derive(Debug)]
 pub(crate) struct Journal<T> {
     sender: Sender<Entry<T>>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Result<(), StoreError>>,
 }
 
 impl<T: Send + 'static> Journal<T> {
@@ -81,9 +91,11 @@ impl<T: Send + 'static> Journal<T> {
                 let is_lost = result.is_err();
                 deliver(result);
                 if is_lost {
-                    return;
+                    // That was told.
+                    return Ok(());
                 }
             }
+            store.close()
         };
         let thread = thread::Builder::new().name("procpool-journal".into()).spawn(run)?;
         Ok(Journal { sender, thread })
@@ -94,11 +106,11 @@ impl<T: Send + 'static> Journal<T> {
         let _ = self.sender.send(entry);
     }
 
-    /// Writes what is left and ends the thread.
-    pub(crate) fn close(self) {
+    /// Writes what is left, and ends the thread.
+    pub(crate) fn close(self) -> Result<(), StoreError> {
         drop(self.sender);
         // Its panic has ended the process.
-        let _ = self.thread.join();
+        self.thread.join().unwrap_or(Ok(()))
     }
 }
 
@@ -149,5 +161,6 @@ fn read(store: &mut dyn Store, query: Query) -> Result<Found, StoreError> {
             Some(id) => store.work(id)?,
             None => None,
         }),
+        Query::Stale { before, bytes, limit } => Found::Stale(store.stale(before, bytes, limit)?),
     })
 }

@@ -158,6 +158,19 @@ impl Daemon<'_> {
         !crate::support::is_alive(self.child.id())
     }
 
+    /// Waits until it listens. False if it ends instead.
+    pub(super) fn listens(&mut self) -> bool {
+        loop {
+            let start = self.said.len();
+            if self.stderr.read_line(&mut self.said).unwrap() == 0 {
+                return false;
+            }
+            if self.said[start..].contains("listening at") {
+                return true;
+            }
+        }
+    }
+
     /// Reads standard error up to the line that contains `part`.
     pub(super) fn wait_to_say(&mut self, part: &str) {
         loop {

@@ -4,11 +4,16 @@ pub(crate) mod fixture;
 
 mod client;
 mod commands;
+mod damage;
+mod disk;
 mod example;
 mod hostile;
+mod journals;
 mod json;
 mod operations;
+mod power;
 mod restart;
+mod sweep;
 mod systemd;
 mod tasks;
 mod top;

@@ -16,19 +16,23 @@ use std::time::{Duration, Instant};
 
 use self::history::History;
 use crate::command::log_path;
-use crate::config::{Config, SLOTS_MAX};
+use crate::config::{Config, Retention, SLOTS_MAX};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::job::{Attempt, JobId, JobSpec, Moment, Record, State, Who};
+use crate::job::{Attempt, JobId, JobSpec, Moment, Record, State, Step, Who};
 use crate::journal::{Entry, Found, Journal, Kept, Query};
 use crate::machine::{Answer, Effects, Event, Machine, QueueOrder, Then};
 use crate::protocol::{
     Cancelled, Health, LOG_BYTES_MAX, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream,
 };
-use crate::store::Change;
+use crate::store::{Change, Space, StoreError};
 use followers::{Follower, Followers};
 use waits::{TooMany, Waits};
 
+/// How often it is looked for what has been kept long enough.
+const RETIRE_EVERY: Duration = Duration::from_secs(1);
+/// How many jobs expire at a time.
+const RETIRE_MAX: u32 = 128;
 /// The most jobs that one request may name.
 const IDS_MAX: usize = 1000;
 
@@ -66,6 +70,8 @@ pub(super) enum Purpose {
     Forget(Asker, JobId),
     /// A job is forgotten.
     Forgotten(Asker, JobId),
+    /// What has been kept long enough.
+    Retire,
 }
 
 /// What somebody who waits for a job wants to know.
@@ -109,6 +115,22 @@ pub(super) struct Desk {
     phase: Phase,
     /// When what still runs is interrupted.
     give_up_at: Option<Instant>,
+    space: Space,
+    retire: Retire,
+}
+
+/// What the desk has on the disk.
+pub(super) struct OnDisk {
+    pub(super) journal: Journal<Purpose>,
+    pub(super) space: Space,
+    pub(super) logs: PathBuf,
+}
+
+/// When it is looked for what has been kept long enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retire {
+    At(Instant),
+    UnderWay,
 }
 
 impl Desk {
@@ -116,12 +138,12 @@ impl Desk {
     pub(super) fn new(
         machine: Machine,
         effects: Effects,
-        journal: Journal<Purpose>,
+        disk: OnDisk,
         engine: Engine,
         config: Config,
-        logs: PathBuf,
         followers: Followers,
     ) -> Desk {
+        let OnDisk { journal, space, logs } = disk;
         let mut desk = Desk {
             machine,
             journal,
@@ -140,6 +162,8 @@ impl Desk {
             replies: Vec::new(),
             phase: Phase::Serving,
             give_up_at: None,
+            space,
+            retire: Retire::At(Instant::now()),
         };
         desk.keep(effects, None);
         desk.size_pools();
@@ -278,6 +302,11 @@ impl Desk {
                 }
                 self.reply(asker, Response::Done);
             }
+            Purpose::Retire => {
+                if let Some(Found::Stale(records)) = found.next() {
+                    self.expire(records);
+                }
+            }
         }
     }
 
@@ -296,6 +325,37 @@ impl Desk {
         if self.machine.next_time().is_some_and(|due| due <= Moment::now()) {
             self.handle(Event::Time);
         }
+        if let Retire::At(at) = self.retire
+            && at <= Instant::now()
+        {
+            self.retire = Retire::UnderWay;
+            let Retention { days, mib } = self.config.retention;
+            let before = Moment(Moment::now().0.saturating_sub(u64::from(days) * 86_400_000));
+            let query = Query::Stale { before, bytes: u64::from(mib) << 20, limit: RETIRE_MAX };
+            self.ask(query, Purpose::Retire);
+        }
+    }
+
+    /// Lets go of what these jobs have left. A log goes before its job: afterwards nobody would know of it.
+    fn expire(&mut self, records: Vec<Record>) {
+        let is_all = records.len() < RETIRE_MAX as usize;
+        let pause = if is_all { RETIRE_EVERY } else { Duration::ZERO };
+        self.retire = Retire::At(Instant::now() + pause);
+        let mut changes = Vec::new();
+        for Record { id, mut life, .. } in records {
+            // It may have been taken up again, or be gone, when it was found.
+            if self.machine.is_live(id) || self.forgetting.contains(&id) {
+                continue;
+            }
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                // Tasks have none.
+                let _ = fs::remove_file(log_path(&self.logs, id, stream));
+            }
+            let who = Who::Daemon;
+            life.history.push(Step { at: Moment::now(), state: State::Expired, who, why: None });
+            changes.push(Change::Expire { id, life });
+        }
+        self.keep(Effects { changes, then: Vec::new() }, None);
     }
 
     /// When [`time`](Desk::time) has something to do.
@@ -411,9 +471,9 @@ impl Desk {
     }
 
     /// Ends workers and journal.
-    pub(super) fn close(self) {
+    pub(super) fn close(self) -> Result<(), StoreError> {
         self.engine.close();
-        self.journal.close();
+        self.journal.close()
     }
 
     fn reply(&mut self, asker: Asker, response: Response) {
@@ -637,6 +697,9 @@ impl Desk {
             return self.refuse(asker, waits_full());
         }
         match submit::check(&spec, &self.config, &self.machine) {
+            Ok(()) if !self.space.take(spec.work.bytes()) => {
+                self.refuse(asker, Refusal::Busy("the disk is full".into()));
+            }
             Ok(()) => self.consider(submit::Candidate::new(asker, spec, follow)),
             Err(refusal) => self.refuse(asker, refusal),
         }

@@ -121,8 +121,8 @@ impl<'a> EventLoop<'a> {
             }
         };
         // What runs is of no use to anybody if it cannot be recorded.
-        self.desk.close();
-        result
+        let closed = self.desk.close().map_err(Error::journal);
+        result.and(closed)
     }
 
     fn turn(&mut self, events: &[EpollEvent]) -> Result<(), Error> {

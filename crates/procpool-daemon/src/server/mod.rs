@@ -28,9 +28,9 @@ use crate::job::{JobId, Moment, State};
 use crate::journal::Journal;
 use crate::machine::{Effects, Event, Machine, Queue};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Store, StoreError};
-use desk::Desk;
+use crate::store::{Space, Store, StoreError};
 use desk::followers::Followers;
+use desk::{Desk, OnDisk};
 use event_loop::{Doors, EventLoop};
 use inbox::{Inbox, Message};
 use metrics::Metrics;
@@ -78,6 +78,7 @@ pub struct Server {
     machine: Machine,
     effects: Effects,
     store: Box<dyn Store>,
+    space: Space,
     settings: Settings,
     signals: SignalFd,
     state: StateDir,
@@ -111,8 +112,9 @@ impl Server {
         let state = StateDir::take(&settings.state)?;
         predecessor::end(MARK, &state.mark())?;
         let journal = state.path().join("journal.sqlite");
-        let store = SqliteStore::open(Some(&journal), settings.config.level)
+        let store = SqliteStore::open(state.path(), settings.config.level)
             .map_err(|error| Error::store(&journal, error))?;
+        let space = store.space().clone();
         let mut store: Box<dyn Store> = Box::new(store);
         let (machine, effects) = restore(&settings.config, &mut *store)
             .map_err(|error| Error::store(&journal, error))?;
@@ -125,7 +127,18 @@ impl Server {
         };
         let place = settings.config.metrics.place().map_err(Error::setting)?;
         let metrics = place.as_ref().map(Metrics::listen).transpose()?;
-        Ok(Server { listener, socket, metrics, machine, effects, store, settings, signals, state })
+        Ok(Server {
+            listener,
+            socket,
+            metrics,
+            machine,
+            effects,
+            store,
+            space,
+            settings,
+            signals,
+            state,
+        })
     }
 
     /// Where clients come to.
@@ -170,7 +183,8 @@ impl Server {
         let Settings { config, config_path, .. } = self.settings;
         let followers = Followers::new()
             .map_err(|error| Error::system("cannot watch logs", std::io::Error::from(error)))?;
-        let desk = Desk::new(self.machine, self.effects, journal, engine, config, logs, followers);
+        let disk = OnDisk { journal, space: self.space, logs };
+        let desk = Desk::new(self.machine, self.effects, disk, engine, config, followers);
         let doors = Doors {
             listener: &self.listener,
             metrics: self.metrics.as_ref(),
@@ -217,15 +231,11 @@ fn restore(config: &Config, store: &mut dyn Store) -> Result<(Machine, Effects),
             machine.restore(record, &[], now, &mut effects);
         }
     })?;
-    // After the others: those of them that depend on another are after it in this list.
+    // After the others: those of them that depend on another are after it in this list. A job that it depended on and
+    // that has ended has succeeded: otherwise this one had ended in the same commit.
     for record in dependents {
-        let ended: Vec<(JobId, State)> = record
-            .terms
-            .after
-            .iter()
-            .filter(|id| !machine.is_live(**id))
-            .filter_map(|id| store.state(*id).transpose().map(|state| Ok((*id, state?))))
-            .collect::<Result<_, StoreError>>()?;
+        let ended = record.terms.after.iter().filter(|id| !machine.is_live(**id));
+        let ended: Vec<(JobId, State)> = ended.map(|id| (*id, State::Succeeded)).collect();
         machine.restore(record, &ended, now, &mut effects);
     }
     machine.handle(Event::Restarted, now, &mut effects);

@@ -4,12 +4,23 @@
 //! read is what was written before. The daemon's own is [`sqlite`].
 
 #[cfg(feature = "server")]
+mod check;
+#[cfg(feature = "server")]
+mod mark;
+#[cfg(feature = "server")]
+mod seal;
+#[cfg(feature = "server")]
+mod space;
+#[cfg(feature = "server")]
 pub mod sqlite;
 
 use std::io;
 
-use crate::job::{Ending, JobId, Life, Record, State, Work};
+use crate::job::{Ending, JobId, Life, Moment, Record, State, Work};
 use crate::machine::QueueSetting;
+
+#[cfg(feature = "server")]
+pub use space::Space;
 
 /// One thing to be kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +59,13 @@ pub enum Change {
         /// All that is set of it.
         setting: QueueSetting,
     },
+    /// What a job left has been kept long enough: its work, its ending and its key go, its record stays.
+    Expire {
+        /// The job.
+        id: JobId,
+        /// What has become of it.
+        life: Life,
+    },
     /// A job that has ended is as if it had never been, but for its number. Nothing happens if there is none.
     Forget {
         /// The job.
@@ -61,6 +79,8 @@ pub enum Change {
 pub enum StoreError {
     /// The system or SQLite refused a read or a write.
     Io(io::Error),
+    /// There is no room, and what was kept free for that case is used up.
+    Full,
     /// What is there is not what was written.
     Damaged(String),
     /// It was written by a later version.
@@ -76,6 +96,7 @@ impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             StoreError::Io(error) => error.fmt(f),
+            StoreError::Full => f.write_str("the disk is full"),
             StoreError::Damaged(what) => write!(f, "it is damaged: {what}"),
             StoreError::Newer { found, known } => {
                 write!(f, "it has version {found}, and this program knows versions up to {known}")
@@ -88,7 +109,16 @@ impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             StoreError::Io(error) => Some(error),
-            StoreError::Damaged(_) | StoreError::Newer { .. } => None,
+            StoreError::Full | StoreError::Damaged(_) | StoreError::Newer { .. } => None,
+        }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> StoreError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+            _ => StoreError::Io(error),
         }
     }
 }
@@ -148,6 +178,19 @@ pub trait Store: Send + std::fmt::Debug {
     /// # Errors
     /// If it cannot be read.
     fn ending(&mut self, id: JobId) -> Result<Option<(State, Ending)>, StoreError>;
+
+    /// At most `limit` jobs whose ending is to expire: those that ended before that moment, and as many of the others,
+    /// the oldest first, as have to go until all endings together have at most `bytes`.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    fn stale(&mut self, before: Moment, bytes: u64, limit: u32) -> Result<Vec<Record>, StoreError>;
+
+    /// Writes what is still to be written, and closes the store well.
+    ///
+    /// # Errors
+    /// All that was committed is kept nevertheless.
+    fn close(self: Box<Self>) -> Result<(), StoreError>;
 
     /// The job with this key.
     ///
