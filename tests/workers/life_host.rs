@@ -319,6 +319,7 @@ fn little_memory(mib: u64) {
     setrlimit(Resource::RLIMIT_AS, soft, hard).unwrap();
     match result {
         Err(JobError::Died(death)) => println!("{}", death.detail.unwrap_or_default()),
+        Err(JobError::Decode(error)) => println!("{}", error.message),
         other => println!("{:?}", other.map(|text| text.len())),
     }
     println!("{:?}", pool.submit(text, mib).result().map(|text| text.len()));

@@ -333,11 +333,27 @@ pub(crate) fn encode_argument<A: Data>(
 /// and an overflow would be the end of the host.
 pub(crate) const STACK_BYTES_MAX: usize = 1 << 20;
 
+/// From so many bytes on a result is decoded only if its taker could get as much memory again, which is about what its
+/// value takes: a `Deserialize` that finds none ends the host. To ask costs a hundredth of copying so much.
+const LONG_RESULT: usize = 1 << 20;
+
+fn has_memory_for(len: usize) -> bool {
+    let mut probe = Vec::<u8>::new();
+    let has = probe.try_reserve_exact(len).is_ok();
+    // Otherwise the compiler may leave out an allocation that nobody uses.
+    std::hint::black_box(probe.as_mut_ptr());
+    has
+}
+
 /// Decodes a result, on the thread that takes it. A panic in its `Deserialize` is an error like any other.
 pub(crate) fn decode_result<R: Data>(
     bytes: &[u8],
     attachments: Option<&List>,
 ) -> Result<R, JobError> {
+    if bytes.len() >= LONG_RESULT && !has_memory_for(bytes.len()) {
+        let message = format!("no memory for a value of {} bytes", bytes.len());
+        return Err(JobError::Decode(codec_error::<R>(Side::Caller, message)));
+    }
     let decode = || codec::decode_within::<R>(bytes, STACK_BYTES_MAX);
     let decode = || session::with_source(attachments, decode);
     catch_unwind(AssertUnwindSafe(decode))

@@ -93,14 +93,14 @@ fn a_host_without_descriptors_goes_on_with_what_it_has() {
 
 /// Goal: a result for which the host has no memory costs its job, not the host.
 /// Method: the host limits its own address space to 40 MiB more. One result does not fit into it; of the
-/// other, which does, there is no room for another copy.
+/// other, which does, there is no room for the value as well.
 /// Covers: F-83
 #[test]
 fn a_host_without_memory_for_a_result_goes_on() {
     test(|| {
         for (mib, detail) in [
             (64, "no memory for a Payload frame of 67108872 bytes"),
-            (24, "no memory for the worker's result"),
+            (24, "no memory for a value of 25165832 bytes"),
         ] {
             // Without address space that the allocator has in reserve for each thread.
             let mut host = Command::new(HOST);
