@@ -56,8 +56,10 @@ impl Disk {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Create(file) => {
-                self.files.entry(file.clone()).or_default();
-                self.unsure.push(file.clone());
+                if !self.files.contains_key(file) {
+                    self.files.insert(file.clone(), File::default());
+                    self.unsure.push(file.clone());
+                }
             }
             Event::Write { file, .. } | Event::Truncate { file, .. } => {
                 self.files.get_mut(file).unwrap().since.push(event.clone());

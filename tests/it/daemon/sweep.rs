@@ -243,6 +243,11 @@ fn sweep_calls(
         let what = format!("{place:?}: {inject} at number {nth} of {calls}");
         if !injected {
             assert_eq!(finished.code, 0, "{what}: {finished:?}");
+            assert_eq!(
+                watched.told.ended.len(),
+                3,
+                "{what}: all has happened that there is to hit"
+            );
             watched.check(&what);
             break;
         }
@@ -302,6 +307,7 @@ fn a_daemon_killed_at_random_loses_nothing() {
                 kill_at_random(&mut watched, &mut random, rounds);
             }
             let Told { kept, ended, .. } = &watched.told;
+            assert!(!kept.is_empty(), "nothing was killed at its work");
             println!("{rounds} kills, {} jobs kept, {} ended", kept.len(), ended.len());
         }
     });
