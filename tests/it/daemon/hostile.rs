@@ -192,6 +192,46 @@ fn a_flood_of_connections_takes_no_place_from_who_waits() {
     });
 }
 
+/// The CPU time of a process, in clock ticks (proc_pid_stat(5)), of which Linux has a hundred a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Goal: a daemon that has no descriptor for a client, and none that could be freed, does not look for one without end;
+/// and it lets the client in when there is one.
+/// Method: it may have no more descriptors than it has. A client comes and waits; the daemon's CPU time is read before
+/// and after a second of that.
+/// Covers: F-86
+#[test]
+fn a_daemon_without_descriptors_rests() {
+    test(|| {
+        let home = Home::new("");
+        let daemon = home.start();
+        let pid = daemon.pid();
+        let limit = |soft: &str| {
+            let mut prlimit = Command::new("prlimit");
+            prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")]);
+            assert!(prlimit.status().unwrap().success());
+        };
+        // Each new descriptor has to be below the limit, where all are taken.
+        limit("3");
+        let waiting = std::thread::spawn({
+            let socket = home.socket();
+            move || Client::connect(&socket).and_then(|client| client.request(&Request::Ping))
+        });
+        let before = cpu_ticks(pid);
+        // A second in which a daemon that rests does nothing. Were the client not there yet, the test would be weaker.
+        std::thread::sleep(Duration::from_secs(1));
+        let ticks = cpu_ticks(pid) - before;
+        assert!(ticks <= 5, "{ticks} ticks in a second without descriptors");
+        limit("1024");
+        assert!(matches!(waiting.join().unwrap(), Ok(Response::Pong(_))));
+        daemon.stop();
+    });
+}
+
 /// Goal: another user is refused by who it is, whatever the modes of files let it do; and sockets have paths.
 /// Method: as root, the modes are opened by hand, and a client runs as another user. That it could connect is seen
 /// from its not being told that permission is denied.

@@ -270,6 +270,7 @@ fn a_job_waits_for_a_worker_program_that_is_being_replaced() {
 
 /// Goal: what is kept of a command that talks without end is bounded, and one that leaves something behind which
 /// holds its streams open has ended all the same.
+/// Covers: F-100
 #[test]
 fn a_log_is_bounded_and_ends_with_its_command() {
     test(|| {

@@ -1,5 +1,8 @@
 //! What a daemon finds that comes after one that was killed.
 
+use std::process::{self, Stdio};
+
+use nix::sys::signal::Signal;
 use procpool_daemon::job::{Command, JobSpec, Terms, Work};
 use procpool_daemon::protocol::{Request, Response};
 
@@ -47,6 +50,32 @@ fn a_killed_daemon_loses_nothing() {
         assert_eq!(home.out(&["result", &done.to_string()]), "kept\n");
         let all = home.out(&["status"]);
         assert_eq!(all.lines().count(), 103);
+        daemon.stop();
+    });
+}
+
+/// Goal: a daemon that loses one of its threads ends at once, instead of living on and answering nobody. The next one
+/// finds the directory free, no worker of it, and what it had kept.
+/// Method: the log of the program that runs it panics on the thread of a pool, when that has a worker for the job.
+/// Covers: F-134
+#[test]
+fn a_panic_in_any_thread_is_the_end() {
+    test(|| {
+        let home = Home::new("");
+        let mut command = process::Command::new(env!("CARGO_BIN_EXE_daemon-host"));
+        command.arg(home.state()).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut daemon = home.spawn(command);
+        daemon.wait_to_say("listening at");
+        let submitted = home.run(&["submit", "--", "true"]);
+        let finished = daemon.finish();
+        assert_eq!(finished.code, 128 + Signal::SIGABRT as i32, "{finished:?}");
+        assert!(finished.err.contains("a log that cannot write"), "{finished:?}");
+        let daemon = home.start();
+        // It may have ended before it could answer, but not before it had the job.
+        if submitted.code == 0 {
+            assert_eq!(submitted.out, "1\n");
+        }
+        assert_eq!(home.history(1), ["queued", "running", "interrupted"]);
         daemon.stop();
     });
 }

@@ -270,12 +270,31 @@ fn a_daemon_killed_at_any_write_loses_nothing() {
 }
 
 /// Goal: a write or a sync that fails ends the daemon with its own exit code, and nothing is acknowledged that is lost.
-/// Covers: F-117
+/// Covers: F-89, F-117
 #[test]
 fn a_daemon_whose_disk_fails_ends() {
     test_within(LIMIT, || {
         // 106: it had not started yet.
         sweep("error=EIO", |finished| matches!(finished.code, 106 | 107));
+    });
+}
+
+/// Goal: so does a read that fails, of whatever file of the journal; it is not tried without end, and the journal is left
+/// as it was.
+/// Covers: F-88
+#[test]
+fn a_daemon_that_cannot_read_its_journal_ends() {
+    if !is_installed("strace") {
+        println!("skipped: strace is not installed");
+        return;
+    }
+    test_within(LIMIT, || {
+        let is_expected = |finished: &Finished| {
+            let names_it = finished.err.contains("journal");
+            matches!(finished.code, 106 | 107 | 109) && names_it
+        };
+        let mut random = Random::new();
+        sweep_calls(Place::Used, "read,pread64", "error=EIO", &is_expected, &mut random);
     });
 }
 

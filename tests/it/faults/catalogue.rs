@@ -196,19 +196,9 @@ pub(super) const NONE: &[(u32, &str)] = &[
         51,
         "Both ends of a job are one `fn` of one image, whose build id is checked; between programs results are JSON.",
     ),
-    (
-        86,
-        "The library accepts no connections: each worker's socket pair is made before the worker.",
-    ),
-    (
-        88,
-        "The library reads no file that it wrote; the journal is the daemon's, which is not there yet.",
-    ),
-    (89, "The library makes nothing durable; the journal is the daemon's, which is not there yet."),
     (93, "There are no leases: all workers are children of the one host."),
-    (100, "Nothing writes logs: of standard error a bounded tail is kept, in memory."),
 ];
 
 /// Faults whose tests come with a feature that is not there yet, by feature. Empty it: a number here
 /// that has a test fails the table.
-pub(super) const LATER: &[(&str, &[u32])] = &[("Comes with the rest of the daemon.", &[134])];
+pub(super) const LATER: &[(&str, &[u32])] = &[];

@@ -30,6 +30,9 @@ const CONNECTIONS_MAX: usize = 512;
 const GATHERED_MAX: usize = 64 << 20;
 /// How much all clients may leave unread: beyond, the one that leaves most goes.
 const UNREAD_MAX: usize = 128 << 20;
+/// How long nobody is let in when there is no descriptor for him and none can be freed: the listener stays readable, and
+/// would be looked at without end.
+const DOOR_SHUT: Duration = Duration::from_millis(100);
 /// How many events are taken at a time.
 const EVENTS: usize = 64;
 /// The longest wait: clocks can be set.
@@ -64,8 +67,16 @@ pub(super) struct EventLoop<'a> {
     desk: Desk,
     clients: HashMap<u64, Client>,
     next_client: u64,
+    door: Door,
     /// What anything is read into.
     chunk: Vec<u8>,
+}
+
+/// Whether clients are let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    Shut { until: Instant },
 }
 
 struct Client {
@@ -95,6 +106,7 @@ impl<'a> EventLoop<'a> {
             desk,
             clients: HashMap::new(),
             next_client: CLIENTS,
+            door: Door::Open,
             chunk: vec![0; CHUNK],
         })
     }
@@ -147,13 +159,18 @@ impl<'a> EventLoop<'a> {
             self.notify.stopping(self.desk.drain_limit());
         }
         self.drop_late();
+        self.open_door();
         Ok(())
     }
 
     fn timeout(&self) -> EpollTimeout {
         let until_due = self.desk.next_time().map(|due| due.since(Moment::now()));
         let late = self.clients.values().filter_map(|client| client.connection.late_at());
-        let moments = late.chain(self.desk.give_up_at()).chain(self.notify.next_beat());
+        let door = match self.door {
+            Door::Open => None,
+            Door::Shut { until } => Some(until),
+        };
+        let moments = late.chain(self.desk.give_up_at()).chain(self.notify.next_beat()).chain(door);
         let until = moments.min().map(|moment| moment.saturating_duration_since(Instant::now()));
         let wait = [until_due, until].into_iter().flatten().min().unwrap_or(WAIT_MAX);
         // Rounded up: a moment too early is a turn for nothing.
@@ -203,9 +220,29 @@ impl<'a> EventLoop<'a> {
                 Err(error) if is_passing(&error) => {}
                 Err(_) => {
                     // No descriptor is left. Somebody who says nothing gives up his.
-                    self.evict();
+                    if !self.evict() {
+                        self.shut_door();
+                    }
                     return;
                 }
+            }
+        }
+    }
+
+    fn shut_door(&mut self) {
+        let nothing = &mut EpollEvent::new(EpollFlags::empty(), LISTENER);
+        if self.epoll.modify(self.doors.listener, nothing).is_ok() {
+            self.door = Door::Shut { until: Instant::now() + DOOR_SHUT };
+        }
+    }
+
+    fn open_door(&mut self) {
+        if let Door::Shut { until } = self.door
+            && until <= Instant::now()
+        {
+            let readable = &mut EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+            if self.epoll.modify(self.doors.listener, readable).is_ok() {
+                self.door = Door::Open;
             }
         }
     }
@@ -232,8 +269,8 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Ends the connection that is missed least: one that has not greeted, else the one that was silent longest of
-    /// those for which nothing is being done, else of all.
-    fn evict(&mut self) {
+    /// those for which nothing is being done, else of all. False if there is none.
+    fn evict(&mut self) -> bool {
         let desk = &self.desk;
         let rank = |(number, client): &(&u64, &Client)| {
             let is_idle = !client.connection.is_busy() && desk.waits_of(**number) == 0;
@@ -243,6 +280,7 @@ impl<'a> EventLoop<'a> {
         if let Some(number) = least {
             self.drop_client(number);
         }
+        least.is_some()
     }
 
     fn drop_late(&mut self) {

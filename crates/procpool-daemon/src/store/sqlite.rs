@@ -1,10 +1,10 @@
 //! The store on SQLite: one file and its write-ahead log, opened by nobody else.
 //!
-//! One table with a row for each job: its state for the indexes, and two columns of encoded bytes, [sealed](super::seal):
+//! One table with a row for each job: its state for the indexes, and two columns of encoded bytes, sealed (`seal.rs`):
 //! its terms, which never change, and its life, which each step rewrites. What it is to do and how it ended stand
 //! in tables of their own, so that a step does not move them. One row, the tally, counts commits and jobs: with the
-//! [mark](super::mark) beside the file it shows what is missing. How a file is judged when it is opened says
-//! [`check`](super::check).
+//! mark (`mark.rs`) beside the file it shows what is missing. How a file is judged when it is opened says
+//! `check.rs`.
 
 use std::io;
 use std::path::Path;
