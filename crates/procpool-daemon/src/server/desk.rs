@@ -72,6 +72,8 @@ pub(super) enum Purpose {
     Forgotten(Asker, JobId),
     /// What has been kept long enough.
     Retire,
+    /// What these jobs had left is gone.
+    Expired(Vec<JobId>),
 }
 
 /// What somebody who waits for a job wants to know.
@@ -101,7 +103,7 @@ pub(super) struct Desk {
     followers: Followers,
     /// Those who wait until nothing runs.
     drained: Vec<Asker>,
-    /// Jobs that the journal is about to forget.
+    /// Jobs that the journal is about to forget, or to let go of: whoever has found one just before does not take it up.
     forgetting: HashSet<JobId>,
     /// How many jobs have ended, by the word of their state.
     ended: BTreeMap<&'static str, u64>,
@@ -307,6 +309,11 @@ impl Desk {
                     self.expire(records);
                 }
             }
+            Purpose::Expired(ids) => {
+                for id in ids {
+                    self.forgetting.remove(&id);
+                }
+            }
         }
     }
 
@@ -341,7 +348,7 @@ impl Desk {
         let is_all = records.len() < RETIRE_MAX as usize;
         let pause = if is_all { RETIRE_EVERY } else { Duration::ZERO };
         self.retire = Retire::At(Instant::now() + pause);
-        let mut changes = Vec::new();
+        let (mut changes, mut ids) = (Vec::new(), Vec::new());
         for Record { id, mut life, .. } in records {
             // It may have been taken up again, or be gone, when it was found.
             if self.machine.is_live(id) || self.forgetting.contains(&id) {
@@ -354,8 +361,14 @@ impl Desk {
             let who = Who::Daemon;
             life.history.push(Step { at: Moment::now(), state: State::Expired, who, why: None });
             changes.push(Change::Expire { id, life });
+            self.forgetting.insert(id);
+            ids.push(id);
         }
-        self.keep(Effects { changes, then: Vec::new() }, None);
+        if !ids.is_empty() {
+            self.under_way += 1;
+            let purpose = Purpose::Expired(ids);
+            self.journal.push(Entry { changes, queries: Vec::new(), purpose });
+        }
     }
 
     /// When [`time`](Desk::time) has something to do.
