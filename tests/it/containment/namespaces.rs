@@ -72,11 +72,17 @@ fn without_proc_a_pool_says_what_it_lacks() {
 #[test]
 fn read_only_file_systems_cost_the_cgroups_at_most() {
     test(|| {
-        let script = "mount -t tmpfs -o ro,noexec none /tmp
+        // The program may be in /tmp itself, which is covered.
+        let script = "mount -t tmpfs none /mnt
+            cp \"$0\" /mnt/host
+            mount -o remount,ro /mnt
+            mount -t tmpfs -o ro,noexec none /tmp
             mount -t tmpfs -o ro none /dev/shm
             for root in / $(cut -d ' ' -f 2 /proc/mounts | grep ^/sys/fs/cgroup); do
                 mount -o remount,bind,ro \"$root\"
-            done";
+            done
+            cd /
+            exec /mnt/host say";
         let Some(left) = apart(&["--mount"], script, "say") else { return };
         assert!(left.status.success(), "{left:?}");
         assert!(left.output.contains("\nOk(42)\n"), "{left:?}");
