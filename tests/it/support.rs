@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -21,6 +22,9 @@ use nix::unistd::Pid;
 const WATCHDOG: Duration = Duration::from_secs(60);
 /// How long processes that were killed may take to be gone.
 const DYING: Duration = Duration::from_secs(10);
+/// How long a wait for something that says no word may take. Half of what a test may: twenty programs that start at
+/// once, on a machine that writes back what was built, take more than `DYING`.
+const IN_VAIN: Duration = Duration::from_secs(30);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -48,13 +52,35 @@ pub(crate) fn test_within(limit: Duration, body: impl FnOnce()) {
         .unwrap();
     let before = Held::now();
     let result = catch_unwind(AssertUnwindSafe(body));
-    let leaks = before.leaks();
+    // A test that has failed has left what it was about to end.
+    let leaks = if result.is_ok() { before.leaks() } else { Vec::new() };
+    if result.is_err() || !leaks.is_empty() {
+        end_children();
+    }
     drop(finished);
     watchdog.join().unwrap();
     if let Err(panic) = result {
         resume_unwind(panic);
     }
     assert!(leaks.is_empty(), "left behind: {leaks:#?}");
+}
+
+/// Ends all that a test has left running, so that it is not taken for what the next one left.
+fn end_children() {
+    let deadline = Instant::now() + DYING;
+    // Whoever dies leaves us its own children.
+    while !children().is_empty() && Instant::now() < deadline {
+        for pid in children() {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+        while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+        }
+        // They have no word to say; and this can only make a failing test slower.
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// What this process holds: descriptors and threads.
@@ -199,7 +225,7 @@ pub(crate) fn wait_gone(pid: u32) {
 
 /// Waits for something that has no word to say when it happens: what a pool tells about itself.
 pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + DYING;
+    let deadline = Instant::now() + IN_VAIN;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         // Only how soon it is seen depends on this.

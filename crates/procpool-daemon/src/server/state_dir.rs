@@ -1,7 +1,7 @@
 //! The state directory: one user's, one daemon's.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
@@ -22,6 +22,13 @@ use crate::error::Error;
 
 /// The longest path of a socket, which the kernel sets: `sun_path` of unix(7) without its zero.
 const SOCKET_PATH_MAX: usize = 107;
+
+/// How many bytes of the list of locks are asked for at once: the kernel gives a page of it at most.
+const LOCKS_AT_ONCE: usize = 64 << 10;
+
+/// How often a lock is tried whose holder the kernel does not name: it may have ended between the try and the look,
+/// and a list of locks that changes while it is read can lack one that is held.
+const LOOKS_FOR_HOLDER: u32 = 10;
 
 /// The directory, held by this process until it is dropped.
 #[derive(Debug)]
@@ -60,18 +67,21 @@ impl StateDir {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(path.join("lock"))
             .map_err(|error| fault("lock", error))?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => {
-                StateDir::held(path.clone(), &metadata, lock).map_err(|error| fault("lock", error))
+        let mut looks = 1..=LOOKS_FOR_HOLDER;
+        let mut lock = lock;
+        loop {
+            match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => {
+                    return StateDir::held(path.clone(), &metadata, lock)
+                        .map_err(|error| fault("lock", error));
+                }
+                Err((held, Errno::EAGAIN)) => match holder(&held) {
+                    Some(pid) => return Err(Error::locked(&path, &format!(" (process {pid})"))),
+                    None if looks.next().is_none() => return Err(Error::locked(&path, "")),
+                    None => lock = held,
+                },
+                Err((_, error)) => return Err(fault("lock", error.into())),
             }
-            Err((lock, Errno::EAGAIN)) => {
-                let holder = match holder(&lock) {
-                    Some(pid) => format!(" (process {pid})"),
-                    None => String::new(),
-                };
-                Err(Error::locked(&path, &holder))
-            }
-            Err((_, error)) => Err(fault("lock", error.into())),
         }
     }
 
@@ -97,8 +107,11 @@ impl StateDir {
 /// not yet of one that lives. Where it does not say it, nobody is named.
 fn holder(lock: &File) -> Option<u32> {
     let inode = lock.metadata().ok()?.ino().to_string();
+    // Read at once, as far as the kernel does that: between two reads a lock that is given up moves the others.
+    let mut locks = String::with_capacity(LOCKS_AT_ONCE);
+    File::open("/proc/locks").ok()?.read_to_string(&mut locks).ok()?;
     // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`; see proc_locks(5).
-    fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+    locks.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let is_ours = words.get(1) == Some(&"FLOCK")
             && words.get(5).is_some_and(|file| file.rsplit(':').next() == Some(&inode));
