@@ -16,6 +16,10 @@ use super::{GUEST, PROCPOOL, start};
 use crate::life::fixture::is_installed;
 use crate::support::{Guest, Meeting, TempDir, describe, is_alive, test, wait_gone, wait_until};
 
+/// What stands before the first program of a new terminal: setsid(1) makes it the terminal's own. It has its signals at
+/// their defaults as from a login, whatever these tests were started under: nohup(1), say, which has SIGHUP ignored.
+const IN_A_NEW_TERMINAL: [&str; 4] = ["env", "--default-signal", "setsid", "--ctty"];
+
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";
 
@@ -28,13 +32,14 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Runs this as the first program of a new terminal: setsid(1) makes it the terminal's own.
+    /// Runs this as the first program of a new terminal.
     fn start(program: &[&str]) -> Terminal {
         let pty = new_pty();
         let dir = TempDir::new();
         let stream = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut command = Command::new("setsid");
-        command.arg("--ctty").args(program).env("TMPDIR", dir.path());
+        let [first, rest @ ..] = IN_A_NEW_TERMINAL;
+        let mut command = Command::new(first);
+        command.args(rest).args(program).env("TMPDIR", dir.path());
         command.stdin(stream()).stdout(stream()).stderr(stream());
         #[expect(clippy::disallowed_methods, reason = "the program is no worker of a pool of ours")]
         let child = command.spawn().unwrap();
@@ -283,18 +288,8 @@ fn a_terminal_that_goes_away_ends_the_program() {
     test(|| {
         let (meeting, dir) = (Meeting::new(), TempDir::new());
         let pty = new_pty();
-        let program = [
-            "setsid",
-            "--ctty",
-            PROCPOOL,
-            "run",
-            "-j1",
-            GUEST,
-            &meeting.path(),
-            ":::",
-            "one",
-            "two",
-        ];
+        let program = [PROCPOOL, "run", "-j1", GUEST, &meeting.path(), ":::", "one", "two"];
+        let program = [&IN_A_NEW_TERMINAL, &program[..]].concat();
         let mut child = start_quietly(&program, pty.slave.into(), &dir);
         let guest = meeting.next();
         let job = pid(&guest);
