@@ -5,19 +5,18 @@
 //! number of inputs.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
 use procpool::{JobError, JobFuture, JobId, ProcessPool, Shutdown};
 
 use crate::args;
 use crate::books::Books;
 use crate::exit_code;
+use crate::feed::Feed;
 use crate::gate::Gate;
 use crate::halt::{Halt, Tally, When};
 use crate::input::{Input, Inputs};
@@ -25,14 +24,11 @@ use crate::interrupt::Jobs;
 use crate::progress::{self, Progress};
 use crate::record::{Outcome, Record, Run, Verdict};
 use crate::report::{self, Unwritable};
+use crate::turns::Turns;
 use crate::work::{Job, Next, Work};
 
 /// Jobs submitted beyond those that run: enough that no worker ever waits for this loop.
 const AHEAD_OF_EACH_WORKER: usize = 4;
-/// With `--keep-order`: results that may wait for an earlier job's.
-const HELD_JOBS_MAX: usize = 1000;
-/// And their size in memory.
-const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// What can happen to a batch.
 #[derive(Debug)]
@@ -137,7 +133,7 @@ pub(crate) fn run<W: Work>(
     let feed = match total {
         // All of them are at hand: what can be counted was not read from anywhere, or was read to its end.
         Some(_) => Feed::AtHand(inputs),
-        None => Feed::Thread(read_inputs(inputs, events.sender.clone())?),
+        None => Feed::read(inputs, events.sender.clone())?,
     };
     let mut batch = Batch {
         work,
@@ -158,9 +154,7 @@ pub(crate) fn run<W: Work>(
         count: 0,
         active: HashMap::new(),
         slot_ends: HashMap::new(),
-        held: BTreeMap::new(),
-        held_bytes: 0,
-        printed: 0,
+        held: Turns::new(),
         failed: 0,
         not_run: 0,
         broken: None,
@@ -175,45 +169,6 @@ pub(crate) fn run<W: Work>(
         Err(_) if batch.stage != Stage::Working && batch.halted.is_none() => exit_code::INTERRUPTED,
         Err(error) => error.say(),
     })
-}
-
-/// Starts the thread that reads an input for each unit sent to it. It may be blocked in a read for ever,
-/// so nobody joins it.
-fn read_inputs(mut inputs: Inputs, events: Sender<Event>) -> anyhow::Result<Sender<()>> {
-    let (wanted, asked) = mpsc::channel();
-    let read = move || {
-        for () in asked {
-            let event = next_of(&mut inputs);
-            let is_last = matches!(event, Event::NoMoreInputs(_));
-            // The batch is over if nobody receives it.
-            if events.send(event).is_err() || is_last {
-                return;
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("inputs".into())
-        .spawn(read)
-        .context("cannot start the thread that reads inputs")?;
-    Ok(wanted)
-}
-
-fn next_of(inputs: &mut Inputs) -> Event {
-    match inputs.next() {
-        Some(Ok(input)) => Event::Input(input),
-        Some(Err(error)) => Event::NoMoreInputs(Some(error)),
-        None => Event::NoMoreInputs(None),
-    }
-}
-
-/// Where inputs come from.
-enum Feed {
-    /// No wait for the next one is possible.
-    AtHand(Inputs),
-    /// From a thread, one for each unit sent to it.
-    Thread(Sender<()>),
-    /// The word that there are no more is on its way.
-    Ended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,10 +206,7 @@ struct Batch<'a, W: Work> {
     /// When the last job of each slot ended.
     slot_ends: HashMap<usize, SystemTime>,
     /// Ended jobs that wait for an earlier one to be printed.
-    held: BTreeMap<u64, Ended<W::Value>>,
-    held_bytes: usize,
-    /// With `--keep-order`: the number of the last job that was printed.
-    printed: u64,
+    held: Turns<Ended<W::Value>>,
     failed: u64,
     not_run: u64,
     /// Why no worker can be started.
@@ -339,23 +291,10 @@ impl<W: Work> Batch<'_, W> {
         let active_max = self.options.workers * (1 + ahead);
         while self.takes_inputs()
             && self.active.len() + self.waiting.len() + self.asked < active_max
-            && self.held.len() < HELD_JOBS_MAX
-            && self.held_bytes < HELD_BYTES_MAX
+            && !self.held.is_full()
         {
             self.asked += 1;
-            match &mut self.feed {
-                Feed::AtHand(inputs) => {
-                    let event = next_of(inputs);
-                    if matches!(event, Event::NoMoreInputs(_)) {
-                        self.feed = Feed::Ended;
-                    }
-                    // We hold the receiver.
-                    let _ = self.events.sender.send(event);
-                }
-                // The reader has gone only if it has said that there are no more inputs.
-                Feed::Thread(wanted) => drop(wanted.send(())),
-                Feed::Ended => {}
-            }
+            self.feed.ask(&self.events.sender);
         }
     }
 
@@ -483,11 +422,8 @@ impl<W: Work> Batch<'_, W> {
         if !self.options.keep_order {
             return self.print(ended);
         }
-        self.held_bytes += self.size(&ended);
-        self.held.insert(ended.job.number, ended);
-        while let Some(next) = self.held.remove(&(self.printed + 1)) {
-            self.held_bytes -= self.size(&next);
-            self.printed += 1;
+        self.held.add(ended.job.number, self.size(&ended), ended);
+        while let Some(next) = self.held.take() {
             self.print(next)?;
         }
         Ok(())

@@ -24,6 +24,7 @@ mod trace;
 mod capsule;
 mod replay;
 
+mod feed;
 mod input;
 mod source;
 
@@ -37,6 +38,7 @@ mod generate;
 
 mod gate;
 mod halt;
+mod turns;
 
 mod capture;
 mod command;

@@ -1,0 +1,72 @@
+//! With `--keep-order`, jobs that have ended wait here for those before them.
+
+use std::collections::BTreeMap;
+
+/// How many may wait, since what runs long would have all others wait for it.
+const HELD_MAX: usize = 1000;
+/// And their size in memory.
+const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// Lets things through in the order of their numbers. The first is number 1, and none is left out.
+#[derive(Debug)]
+pub(crate) struct Turns<T> {
+    /// The number of the last that was let through.
+    through: u64,
+    /// The others, each with its size.
+    held: BTreeMap<u64, (usize, T)>,
+    bytes: usize,
+}
+
+impl<T> Turns<T> {
+    pub(crate) fn new() -> Turns<T> {
+        Turns { through: 0, held: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// Keeps one until its turn has come.
+    pub(crate) fn add(&mut self, number: u64, size: usize, thing: T) {
+        self.bytes += size;
+        self.held.insert(number, (size, thing));
+    }
+
+    /// Takes the one whose turn it is, if it is here.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        let (size, thing) = self.held.remove(&(self.through + 1))?;
+        self.through += 1;
+        self.bytes -= size;
+        Some(thing)
+    }
+
+    /// Whether so much waits that nothing new should be begun.
+    pub(crate) fn is_full(&self) -> bool {
+        self.held.len() >= HELD_MAX || self.bytes >= HELD_BYTES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_waits_for_those_before_it() {
+        let mut turns = Turns::new();
+        turns.add(2, 1, "two");
+        assert_eq!(turns.take(), None);
+        turns.add(1, 1, "one");
+        assert_eq!([turns.take(), turns.take(), turns.take()], [Some("one"), Some("two"), None]);
+        turns.add(3, 1, "three");
+        assert_eq!(turns.take(), Some("three"));
+    }
+
+    #[test]
+    fn neither_many_nor_large_ones_may_wait() {
+        let mut turns = Turns::new();
+        (2..=HELD_MAX as u64).for_each(|number| turns.add(number, 0, ()));
+        assert!(!turns.is_full());
+        turns.add(1, HELD_BYTES_MAX, ());
+        assert!(turns.is_full());
+        turns.take();
+        assert!(!turns.is_full());
+        turns.add(HELD_MAX as u64 + 1, HELD_BYTES_MAX, ());
+        assert!(turns.is_full());
+    }
+}
