@@ -14,10 +14,8 @@ use crate::lines::LineStream;
 pub(crate) const INLINE_MAX: usize = 1 << 20;
 /// How much is kept of a stream that is passed on as it comes: for the report of a failure.
 const STREAMED_KEPT: usize = 2048;
-/// How much is read at a time: what a pipe holds.
-const CHUNK: usize = 64 * 1024;
-/// How many chunks are read before the other stream gets its turn.
-const CHUNKS_IN_TURN: usize = 16;
+/// How much is read before the other stream gets its turn.
+const TURN_MAX: usize = 1 << 20;
 
 /// What a command has written to one stream.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,25 +56,23 @@ impl Capture {
 
     /// Reads what there is, but not for ever.
     pub(crate) fn read(&mut self) -> io::Result<()> {
-        let mut chunk = [0; CHUNK];
-        for _ in 0..CHUNKS_IN_TURN {
-            let Some(pipe) = &mut self.pipe else {
-                break;
-            };
-            match pipe.read(&mut chunk) {
-                Ok(0) => self.pipe = None,
-                Ok(len) => {
-                    self.buffer.extend_from_slice(&chunk[..len]);
-                    if let Some(lines) = &mut self.lines {
-                        lines.push(&chunk[..len])?;
-                        let gone = self.buffer.len().saturating_sub(STREAMED_KEPT);
-                        self.buffer.drain(..gone);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let Some(pipe) = &self.pipe else {
+            return Ok(());
+        };
+        let start = self.buffer.len();
+        let end = pipe.take(TURN_MAX as u64).read_to_end(&mut self.buffer);
+        let came = self.buffer.len() - start;
+        match end {
+            // The stream may go on when its turn comes again.
+            Ok(_) if came == TURN_MAX => {}
+            Ok(_) => self.pipe = None,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.push(&self.buffer[start..])?;
+            let gone = self.buffer.len().saturating_sub(STREAMED_KEPT);
+            self.buffer.drain(..gone);
         }
         if self.file.is_some() || self.buffer.len() > INLINE_MAX {
             self.spill()?;
