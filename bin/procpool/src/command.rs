@@ -6,21 +6,23 @@
 //! files, which outlive the worker.
 
 use std::ffi::OsString;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_current_process_group, pidfd_open, prlimit,
-};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit};
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::SIGTERM;
+use signal_hook::flag;
+use signal_hook::low_level::pipe;
 
 use crate::capture::{Capture, Captured};
 use crate::input::Input;
@@ -79,38 +81,22 @@ static WORKER: OnceLock<Worker> = OnceLock::new();
 
 struct Worker {
     setup: Setup,
-    /// Says whether a command runs, and holds the pipe's end that tells it to stop.
-    stop: Mutex<Stop>,
+    /// No command runs, so that SIGTERM ends the worker as if it had no handler.
+    is_idle: Arc<AtomicBool>,
+    /// Readable after SIGTERM, which the whole group has been sent: the command acts on it as it likes.
     stop_asked: PipeReader,
-}
-
-struct Stop {
-    is_running: bool,
-    ask: PipeWriter,
 }
 
 /// The worker's initializer.
 pub(crate) fn prepare(setup: Setup) -> Result<(), String> {
     let (stop_asked, ask) = io::pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let stop = Mutex::new(Stop { is_running: false, ask });
-    let worker = Worker { setup, stop, stop_asked };
-    if WORKER.set(worker).is_err() {
-        return Err("a worker is prepared once".into());
-    }
-    ctrlc::set_handler(on_stop).map_err(|error| format!("cannot handle signals: {error}"))
-}
-
-/// On SIGTERM, which the whole group has been sent. The command acts on it as it likes; without one, the
-/// worker ends as if it had no handler.
-fn on_stop() {
-    let worker = WORKER.get().expect("set before the handler was");
-    let mut stop = worker.stop.lock().unwrap_or_else(PoisonError::into_inner);
-    if stop.is_running {
-        // The pipe holds more requests than anyone sends; an error changes nothing.
-        let _ = stop.ask.write(&[0]);
-    } else {
-        let _ = kill_current_process_group(Signal::KILL);
-    }
+    let is_idle = Arc::new(AtomicBool::new(true));
+    // In this order they are done. The pipe holds more requests than anyone sends.
+    flag::register_conditional_default(SIGTERM, Arc::clone(&is_idle))
+        .and_then(|_| pipe::register(SIGTERM, ask))
+        .map_err(|error| format!("cannot handle signals: {error}"))?;
+    let worker = Worker { setup, is_idle, stop_asked };
+    WORKER.set(worker).map_err(|_| "a worker is prepared once".into())
 }
 
 /// Tells the signal handler that a command runs, until it is dropped.
@@ -118,21 +104,14 @@ struct Running<'a>(&'a Worker);
 
 impl Running<'_> {
     fn begin(worker: &Worker) -> Running<'_> {
-        worker.set_running(true);
+        worker.is_idle.store(false, Ordering::SeqCst);
         Running(worker)
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.set_running(false);
-    }
-}
-
-impl Worker {
-    fn set_running(&self, is_running: bool) {
-        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        stop.is_running = is_running;
+        self.0.is_idle.store(true, Ordering::SeqCst);
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::process;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::Instant;
 
@@ -21,8 +21,8 @@ use crate::progress;
 use crate::report;
 use crate::spill::Spill;
 
-/// Leaves SIGHUP alone if it is ignored, as under nohup(1): the handler for the other two would replace
-/// that. Call it before there is a second thread; each inherits the mask.
+/// Leaves SIGHUP alone if it is ignored, as under nohup(1): a handler for it would replace that. Call it before there is
+/// a second thread; each inherits the mask.
 pub(crate) fn respect_nohup() {
     if is_ignored(Signal::SIGHUP) {
         // The call fails for invalid arguments alone.
@@ -30,46 +30,57 @@ pub(crate) fn respect_nohup() {
     }
 }
 
+/// Whether this program was started with the signal ignored.
 fn is_ignored(signal: Signal) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    ignored.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
+    // Read once: nothing here has a signal ignored later that anyone asks for.
+    static IGNORED: OnceLock<u64> = OnceLock::new();
+    let mask = IGNORED.get_or_init(|| {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .unwrap_or(0)
+    });
+    mask & (1 << (signal as i32 - 1)) != 0
 }
 
-/// The channel of a batch's events. Each of the first two signals is one of them.
+/// The channel of a batch's events. Each of the first two signals to end is one of them.
 ///
-/// The third ends the program from the handler's thread: the batch may be blocked in a write to a pipe
+/// The third ends the program from the thread that waits for signals: the batch may be blocked in a write to a pipe
 /// that nobody reads. The workers and all that is in their groups are killed as the program ends.
 ///
-/// Call it before there is a second thread.
+/// All that is obeyed is blocked in every thread, so call it before there is a second one: of what is to be done a
+/// handler could do nothing. Workers do not inherit that.
 pub(crate) fn events(spill: Option<Spill>) -> anyhow::Result<Events> {
     let (sender, receiver) = mpsc::channel();
     let jobs = Jobs::default();
+    let obeyed = obeyed();
+    obeyed.thread_block().context("cannot block signals")?;
+    let signals = SignalFd::with_flags(&obeyed, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("cannot wait for signals")?;
+    let watch =
+        Watch { signals, jobs: jobs.clone(), events: sender.clone(), spill, interruptions: 0 };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || watch.obey())
+        .context("cannot start the thread that waits for signals")?;
+    Ok(Events { sender, receiver, jobs })
+}
+
+/// The signals that a batch obeys.
+fn obeyed() -> SigSet {
+    let mut signals = SigSet::from(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    if !is_ignored(Signal::SIGHUP) {
+        signals.add(Signal::SIGHUP);
+    }
     // A shell without job control has its children ignore it.
     if !is_ignored(Signal::SIGTSTP) {
-        obey_job_control(jobs.clone(), sender.clone()).context("cannot wait for SIGTSTP")?;
+        signals.add(Signal::SIGTSTP);
+        signals.add(Signal::SIGCONT);
     }
-    let events = sender.clone();
-    let mut count = 0;
-    let on_signal = move || {
-        count += 1;
-        if count < 3 {
-            // The batch is over if nobody receives it.
-            let _ = events.send(Event::Interrupted);
-            return;
-        }
-        progress::clear();
-        report::say("interrupted three times: killed what was running");
-        if let Some(spill) = &spill {
-            spill.remove();
-        }
-        process::exit(exit_code::INTERRUPTED.into());
-    };
-    ctrlc::set_handler(on_signal).context("cannot handle SIGINT and SIGTERM")?;
-    Ok(Events { sender, receiver, jobs })
+    signals
 }
 
 /// What Ctrl-Z stops, besides the program: nothing, until there is a pool.
@@ -86,66 +97,103 @@ impl Jobs {
     }
 }
 
-/// Starts the thread that waits for SIGTSTP. Not the batch: that may be blocked in a write, and a shell waits until
-/// every program of a pipeline has stopped.
-///
-/// Both signals are blocked in every thread: a handler could do nothing of what is to be done.
-fn obey_job_control(jobs: Jobs, events: Sender<Event>) -> anyhow::Result<()> {
-    let mut mask = SigSet::from(Signal::SIGTSTP);
-    mask.add(Signal::SIGCONT);
-    mask.thread_block()?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let obey = move || {
+/// What the thread knows that waits for signals. Not the batch: that may be blocked in a write, and after Ctrl-Z a shell
+/// waits until every program of a pipeline has stopped.
+struct Watch {
+    signals: SignalFd,
+    jobs: Jobs,
+    events: Sender<Event>,
+    spill: Option<Spill>,
+    /// How often the batch was to end.
+    interruptions: u32,
+}
+
+impl Watch {
+    fn obey(mut self) {
         loop {
-            let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             // An error is an interruption.
             let _ = poll(&mut fds, PollTimeout::NONE);
-            if takes(&signals, Signal::SIGTSTP) {
-                suspend(&jobs, &events, &signals);
+            let came = take(&self.signals);
+            self.interrupt(came.interruptions);
+            if came.job_control == Some(Signal::SIGTSTP) {
+                self.suspend();
             }
         }
-    };
-    thread::Builder::new().name("job control".into()).spawn(obey)?;
-    Ok(())
+    }
+
+    fn interrupt(&mut self, times: u32) {
+        for _ in 0..times {
+            self.interruptions += 1;
+            if self.interruptions < 3 {
+                // The batch is over if nobody receives it.
+                let _ = self.events.send(Event::Interrupted);
+                continue;
+            }
+            progress::clear();
+            report::say("interrupted three times: killed what was running");
+            if let Some(spill) = &self.spill {
+                spill.remove();
+            }
+            process::exit(exit_code::INTERRUPTED.into());
+        }
+    }
+
+    fn suspend(&mut self) {
+        let begun = Instant::now();
+        let pool = self.jobs.pool();
+        if let Some(pool) = &pool {
+            pool.pause();
+        }
+        // The bar is off the screen meanwhile, and nobody brings it back before the end.
+        let interruptions = progress::beside(|| stop(&self.signals));
+        // The batch is over if nobody receives it.
+        let _ = self.events.send(Event::WentOn(begun.elapsed()));
+        if let Some(pool) = pool {
+            pool.resume();
+        }
+        self.interrupt(interruptions);
+    }
 }
 
-/// Takes all signals that have come; true if this one is the last of them. (One of the two discards the other.)
-fn takes(signals: &SignalFd, wanted: Signal) -> bool {
-    let mut last = None;
+/// What signals have said.
+#[derive(Debug, Default)]
+struct Came {
+    interruptions: u32,
+    /// The last of SIGTSTP and SIGCONT, each of which discards the other.
+    job_control: Option<Signal>,
+}
+
+/// Takes all signals that have come.
+fn take(signals: &SignalFd) -> Came {
+    let mut came = Came::default();
     while let Ok(Some(info)) = signals.read_signal() {
-        last = Some(info.ssi_signo);
+        match Signal::try_from(info.ssi_signo as i32) {
+            Ok(signal @ (Signal::SIGTSTP | Signal::SIGCONT)) => came.job_control = Some(signal),
+            _ => came.interruptions += 1,
+        }
     }
-    last == Some(wanted as u32)
+    came
 }
 
-fn suspend(jobs: &Jobs, events: &Sender<Event>, signals: &SignalFd) {
-    let begun = Instant::now();
-    let pool = jobs.pool();
-    if let Some(pool) = &pool {
-        pool.pause();
-    }
-    // The bar is off the screen meanwhile, and nobody brings it back before the end.
-    progress::beside(|| stop(signals));
-    // The batch is over if nobody receives it.
-    let _ = events.send(Event::WentOn(begun.elapsed()));
-    if let Some(pool) = pool {
-        pool.resume();
-    }
-}
-
-/// Stops this program until SIGCONT, unless that has come already.
-fn stop(signals: &SignalFd) {
-    if takes(signals, Signal::SIGCONT) {
-        return;
+/// Stops this program until SIGCONT, unless that has come already. Answers how often it was interrupted meanwhile.
+fn stop(signals: &SignalFd) -> u32 {
+    let before = take(signals);
+    if before.job_control == Some(Signal::SIGCONT) {
+        return before.interruptions;
     }
     // By the signal's own default action: the shell tells it from others.
     let stop = SigSet::from(Signal::SIGTSTP);
     let _ = stop.thread_unblock();
     let _ = raise(Signal::SIGTSTP);
     let _ = stop.thread_block();
+    let mut after = take(signals);
+    let mut interruptions = before.interruptions + after.interruptions;
     // The kernel does not let it stop a program that no shell could continue. Who sent it can.
-    if !takes(signals, Signal::SIGCONT) {
+    if after.job_control != Some(Signal::SIGCONT) {
         let _ = raise(Signal::SIGSTOP);
-        takes(signals, Signal::SIGCONT);
+        after = take(signals);
+        interruptions += after.interruptions;
     }
+    interruptions
 }

@@ -6,11 +6,14 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use procpool::{JobError, ProcessPool, Shutdown};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 use crate::args::{self, Debugger};
 use crate::capsule::{Capsule, What, word};
@@ -113,7 +116,7 @@ fn task(
     };
     if attached.is_some() {
         // Ctrl-C is the debugger's, which has the terminal with us.
-        ctrlc::set_handler(|| ()).context("cannot handle SIGINT")?;
+        flag::register(SIGINT, Arc::default()).context("cannot handle SIGINT")?;
     }
     let future = pool.call(name, json);
     if let Some(attached) = &mut attached {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use procpool_daemon::{Client, Error};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::source::{Ask, Told};
 use self::view::View;
@@ -41,8 +42,9 @@ pub(crate) fn top(args: &args::Top) -> anyhow::Result<u8> {
     };
     // Before the terminal is changed: each of them ends by putting it back.
     let interrupted = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || raised.store(true, Ordering::Relaxed))?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
     let (ask, asked) = mpsc::channel();
     let (tell, told) = mpsc::channel();
     // Left alone at the end: it may be waiting for a daemon that does not answer.
