@@ -325,13 +325,15 @@ impl JobCell {
 
     /// Adds a callback; runs it here and now if the job has ended.
     pub(crate) fn add_callback(&self, callback: Callback) {
-        if let Err(Waiter::Callback(callback)) = self.add(Waiter::Callback(callback)) {
-            let state = self.state();
-            let Some(ended) = &state.ended else { return };
-            let done = ended.done(self.id);
-            drop(state);
-            run_callback(callback, done);
-        }
+        let Err(Waiter::Callback(callback)) = self.add(Waiter::Callback(callback)) else {
+            self.control.expect_callback();
+            return;
+        };
+        let state = self.state();
+        let Some(ended) = &state.ended else { return };
+        let done = ended.done(self.id);
+        drop(state);
+        run_callback(callback, done);
     }
 
     /// Tells `group` when the job ends, at once if it has.

@@ -125,6 +125,8 @@ pub trait Control: Send + Sync {
     fn attend(&self, _job: &Promise) -> bool {
         false
     }
+    /// A callback was left with a job, and will have to be run.
+    fn expect_callback(&self) {}
     /// True in a forked child of the process that made the executor: nothing will ever happen there.
     fn is_inert(&self) -> bool;
 }

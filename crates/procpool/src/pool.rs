@@ -541,6 +541,12 @@ impl Control for Inner {
         Inner::attend(self, &job.0)
     }
 
+    fn expect_callback(&self) {
+        if !fork::is_child() {
+            self.callbacks.expect();
+        }
+    }
+
     fn is_inert(&self) -> bool {
         fork::is_child()
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(crate) struct CallbackThreads(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// A callback was announced, and a thread has been started for it.
+    is_expecting: AtomicBool,
     /// For idle threads: there is something to do, or the end has come.
     changed: Condvar,
     /// For the thread that watches: nothing waits any more.
@@ -69,6 +72,19 @@ impl CallbackThreads {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Announces that there will be callbacks: the first thread is started while their jobs run, and not when one ends.
+    pub(crate) fn expect(&self) {
+        if self.0.is_expecting.load(Ordering::Relaxed)
+            || self.0.is_expecting.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        let mut state = self.state();
+        if state.threads.is_empty() && !state.closed {
+            self.start(&mut state);
+        }
+    }
+
     /// Has the callbacks run, on another thread.
     pub(crate) fn run(&self, callbacks: Callbacks) {
         if callbacks.is_empty() {
@@ -86,17 +102,22 @@ impl CallbackThreads {
         } else if state.idle > 0 {
             self.0.changed.notify_one();
         } else if !state.watched {
-            let shared = self.clone();
             // At most one for each callback that blocks, and one that watches: what bounds them is the user's own
             // blocking.
-            let thread =
-                thread::Builder::new().name("procpool-done".into()).spawn(move || shared.serve());
-            // Without a thread the others come to it when they are done, or `close` does: late is better than never.
-            if let Ok(thread) = thread {
-                state.reap();
-                state.threads.push(thread);
-                state.watched = true;
-            }
+            self.start(state);
+        }
+    }
+
+    /// Starts a thread, which watches first.
+    fn start(&self, state: &mut State) {
+        let shared = self.clone();
+        let thread =
+            thread::Builder::new().name("procpool-done".into()).spawn(move || shared.serve());
+        // Without a thread the others come to it when they are done, or `close` does: late is better than never.
+        if let Ok(thread) = thread {
+            state.reap();
+            state.threads.push(thread);
+            state.watched = true;
         }
     }
 
