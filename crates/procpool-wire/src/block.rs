@@ -95,10 +95,12 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    #[inline]
     fn word(self) -> u64 {
         u64::from(self.index) << 32 | u64::from(self.generation)
     }
 
+    #[inline]
     fn from_word(word: u64) -> Ticket {
         Ticket { index: (word >> 32) as u32, generation: word as u32 }
     }
@@ -116,6 +118,7 @@ pub enum Claim {
     Revoked = 3,
 }
 
+#[inline]
 fn claim_word(ticket: Ticket, claim: Claim) -> u64 {
     u64::from(ticket.generation) << 8 | claim as u64
 }
@@ -237,17 +240,20 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         &self.memory.as_ref()[offset]
     }
 
+    #[inline]
     fn jobs(&self) -> Ring<'_> {
         let words = &self.memory.as_ref()[JOBS..JOBS + RING_WORDS];
         Ring::new(words, self.word(JOBS_TAIL), self.word(JOBS_HEAD))
     }
 
+    #[inline]
     fn results(&self) -> Ring<'_> {
         let words = &self.memory.as_ref()[RESULTS..RESULTS + RING_WORDS];
         Ring::new(words, self.word(RESULTS_TAIL), self.word(RESULTS_HEAD))
     }
 
     /// The claim of `ticket`, or `None` if its word says something else by now.
+    #[inline]
     pub fn claim(&self, ticket: Ticket) -> Option<Claim> {
         let word = self.word(CLAIMS + ticket.index as usize % TICKETS_MAX).load(Ordering::Acquire);
         [Claim::Sent, Claim::Claimed, Claim::Revoked]
@@ -364,6 +370,7 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     }
 
     /// The latest progress report of `ticket`: fraction and message.
+    #[inline]
     pub fn progress(&self, ticket: Ticket) -> Option<(f64, String)> {
         // A worker killed while it wrote leaves an odd number for ever, so the reader gives up early.
         const TRIES: usize = 100;

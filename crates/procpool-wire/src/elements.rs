@@ -31,6 +31,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    #[inline]
     fn from_byte(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::Value,
@@ -46,21 +47,25 @@ impl Kind {
 }
 
 /// The header word of an element of `len` bytes.
+#[inline]
 pub fn header(kind: Kind, len: usize) -> u64 {
     ((kind as u64) << KIND_SHIFT) | len as u64
 }
 
 /// Kind and length out of a header word; `None` if no such kind exists.
+#[inline]
 pub fn parse_header(word: u64) -> Option<(Kind, u64)> {
     Some((Kind::from_byte((word >> KIND_SHIFT) as u8)?, word & LEN_MASK))
 }
 
 /// How many bytes an element of `len` bytes takes, header and padding included.
+#[inline]
 pub fn padded(len: usize) -> usize {
     WORD + len.div_ceil(WORD) * WORD
 }
 
 /// Appends one element whose bytes `write` produces.
+#[inline]
 pub fn push_with<E>(
     out: &mut Vec<u8>,
     kind: Kind,
@@ -79,6 +84,7 @@ pub fn push_with<E>(
 }
 
 /// Appends one element.
+#[inline]
 pub fn push(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
     let result: Result<(), std::convert::Infallible> = push_with(out, kind, |out| {
         out.extend_from_slice(bytes);
@@ -92,6 +98,7 @@ pub fn push(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
 
 /// Takes the first element off `bytes`: its kind, its bytes, and where the next one begins.
 /// `None` if `bytes` does not begin with a whole element.
+#[inline]
 pub fn split_first(bytes: &[u8]) -> Option<(Kind, &[u8], &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<WORD>()?;
     let (kind, len) = parse_header(u64::from_le_bytes(*head))?;
@@ -101,6 +108,7 @@ pub fn split_first(bytes: &[u8]) -> Option<(Kind, &[u8], &[u8])> {
 }
 
 /// The part of `bytes` after its first `count` elements, or `None` if there are not so many.
+#[inline]
 pub fn skip(mut bytes: &[u8], count: usize) -> Option<&[u8]> {
     for _ in 0..count {
         bytes = split_first(bytes)?.2;

@@ -24,12 +24,14 @@ pub struct Corrupt;
 impl<'m> Ring<'m> {
     /// `words` must be a power of two long. `tail` is where the writer will write next, `head` where
     /// the reader will read next.
+    #[inline]
     pub fn new(words: &'m [AtomicU64], tail: &'m AtomicU64, head: &'m AtomicU64) -> Ring<'m> {
         assert!(words.len().is_power_of_two(), "the mask needs a power of two");
         Ring { words, tail, head }
     }
 
     /// Words in the ring.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.words.len()
     }

@@ -16,13 +16,18 @@ use crate::ring::Corrupt;
 pub struct PoolEnd<M> {
     block: Block<M>,
     jobs_tail: u64,
+    /// Words that are free for jobs, as far as is known: the worker's position is looked at only when they do not
+    /// suffice, since each look at it fetches a line that the worker writes with each job.
+    jobs_room: usize,
     results_head: u64,
+    /// Words of results that wait, as far as is known: whole records.
+    results_waiting: usize,
 }
 
 impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
     /// The memory must be zeroed.
     pub fn new(block: Block<M>) -> PoolEnd<M> {
-        PoolEnd { block, jobs_tail: 0, results_head: 0 }
+        PoolEnd { block, jobs_tail: 0, jobs_room: 0, results_head: 0, results_waiting: 0 }
     }
 
     /// What both sides share.
@@ -44,8 +49,11 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
         let name_words = name.len().div_ceil(WORD);
         let words = RECORD_HEADER + name_words + elements.len() / WORD;
         let ring = self.block.jobs();
-        if ring.free(self.jobs_tail)? < words {
-            return Ok(false);
+        if self.jobs_room < words {
+            self.jobs_room = ring.free(self.jobs_tail)?;
+            if self.jobs_room < words {
+                return Ok(false);
+            }
         }
         self.block
             .word(CLAIMS + job.ticket.index as usize % TICKETS_MAX)
@@ -72,6 +80,7 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
         }
         ring.put_bytes(at + (RECORD_HEADER + name_words) as u64, elements);
         self.jobs_tail += words as u64;
+        self.jobs_room -= words;
         ring.publish(self.jobs_tail);
         Ok(true)
     }
@@ -117,10 +126,13 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
         out: &mut Vec<u8>,
     ) -> Result<Option<(ResultHeader, Body)>, Corrupt> {
         let ring = self.block.results();
-        let waiting = ring.waiting(self.results_head)?;
-        if waiting == 0 {
-            return Ok(None);
+        if self.results_waiting == 0 {
+            self.results_waiting = ring.waiting(self.results_head)?;
+            if self.results_waiting == 0 {
+                return Ok(None);
+            }
         }
+        let waiting = self.results_waiting;
         if waiting < RECORD_HEADER {
             return Err(Corrupt);
         }
@@ -154,6 +166,7 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
             Body::Inline
         };
         self.results_head += words as u64;
+        self.results_waiting -= words;
         ring.release(self.results_head);
         Ok(Some((header, body)))
     }

@@ -16,7 +16,12 @@ use crate::ring::Corrupt;
 pub struct WorkerEnd<M> {
     block: Block<M>,
     jobs_head: u64,
+    /// Words of jobs that wait, as far as is known: whole records. The pool's position is looked at only when there are
+    /// none, since each look at it fetches a line that the pool writes with each job.
+    jobs_waiting: usize,
     results_tail: u64,
+    /// Words that are free for results, as far as is known.
+    results_room: usize,
     /// Words and elements written behind the next header, not yet published.
     pending_words: usize,
     pending_count: u32,
@@ -25,7 +30,15 @@ pub struct WorkerEnd<M> {
 impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     /// The worker's end of the block that the pool made.
     pub fn new(block: Block<M>) -> WorkerEnd<M> {
-        WorkerEnd { block, jobs_head: 0, results_tail: 0, pending_words: 0, pending_count: 0 }
+        WorkerEnd {
+            block,
+            jobs_head: 0,
+            jobs_waiting: 0,
+            results_tail: 0,
+            results_room: 0,
+            pending_words: 0,
+            pending_count: 0,
+        }
     }
 
     /// What both sides share.
@@ -36,7 +49,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     /// True if a job waits in the ring.
     #[inline]
     pub fn has_job(&self) -> bool {
-        self.block.jobs().waiting(self.jobs_head) != Ok(0)
+        self.jobs_waiting > 0 || self.block.jobs().waiting(self.jobs_head) != Ok(0)
     }
 
     /// Takes the next job out of the ring: its header and where its elements are. Its name and inline
@@ -44,10 +57,13 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     #[inline]
     pub fn next_job(&mut self, out: &mut Vec<u8>) -> Result<Option<(JobHeader, Body)>, Corrupt> {
         let ring = self.block.jobs();
-        let waiting = ring.waiting(self.jobs_head)?;
-        if waiting == 0 {
-            return Ok(None);
+        if self.jobs_waiting == 0 {
+            self.jobs_waiting = ring.waiting(self.jobs_head)?;
+            if self.jobs_waiting == 0 {
+                return Ok(None);
+            }
         }
+        let waiting = self.jobs_waiting;
         let at = self.jobs_head;
         let words = ring.get(at) as usize;
         if words < RECORD_HEADER || words > waiting {
@@ -75,6 +91,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         out.clear();
         ring.get_bytes(at + RECORD_HEADER as u64, words - RECORD_HEADER, out);
         self.jobs_head += words as u64;
+        self.jobs_waiting -= words;
         ring.release(self.jobs_head);
         Ok(Some((header, body)))
     }
@@ -170,9 +187,12 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
 
     /// True if a record with `words` more words of elements than are pending fits into the ring.
     #[inline]
-    pub fn has_room(&self, words: usize) -> bool {
+    pub fn has_room(&mut self, words: usize) -> bool {
         let need = RECORD_HEADER + self.pending_words + words;
-        self.block.results().free(self.results_tail).is_ok_and(|free| free >= need)
+        if self.results_room < need {
+            self.results_room = self.block.results().free(self.results_tail).unwrap_or(0);
+        }
+        self.results_room >= need
     }
 
     /// True if the pool's position in the ring of results cannot be: waiting for room would never end.
@@ -209,6 +229,8 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         ring.put(at + 5, flags);
         (self.pending_words, self.pending_count) = (0, 0);
         self.results_tail += words as u64;
+        // Whoever has written behind this header has asked for room for it as well.
+        self.results_room = self.results_room.saturating_sub(words);
         self.block.results().publish_in_order(self.results_tail);
     }
 
