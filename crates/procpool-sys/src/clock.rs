@@ -31,12 +31,16 @@ pub fn tree_cpu_ns() -> u64 {
     process_cpu_ns() + children
 }
 
+/// CPU time of another process of this machine, all threads, in nanoseconds; `None` if it does not exist.
+pub fn process_cpu_ns_of(pid: u32) -> Option<u64> {
+    time_of(clock_getcpuclockid(Pid::from_raw(pid as i32)).ok()?)
+}
+
 /// As [`tree_cpu_ns`], of another process of this machine; `None` if it does not exist. Never more than
 /// that, and at most two clock ticks (20 ms) less: of waited-for children the kernel tells others in whole
 /// ticks only, user and system time apart (proc_pid_stat(5)).
 pub fn tree_cpu_ns_of(pid: u32) -> Option<u64> {
-    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).ok()?;
-    let own = time_of(clock)?;
+    let own = process_cpu_ns_of(pid)?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     Some(own + children_cpu_ticks(&stat).unwrap_or(0) * (SECOND / TICKS_PER_SECOND))
 }

@@ -2,6 +2,7 @@
 //! asks them after each job that is not short.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -24,10 +25,18 @@ pub fn threads() -> io::Result<BTreeSet<u32>> {
 
 /// True if this thread of ours waits for something, or is gone.
 pub fn is_resting(thread: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    !matches!(state_of("self", thread), Some('R' | 'D'))
+}
+
+/// True if this thread of another process runs, or waits for nothing but a processor.
+pub fn is_runnable(pid: u32, thread: u32) -> bool {
+    state_of(pid, thread) == Some('R')
+}
+
+fn state_of(process: impl Display, thread: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")).ok()?;
     // The state is the first letter behind the name, which can hold anything (proc_pid_stat(5)).
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    !matches!(state, Some('R' | 'D'))
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
 
 /// How many descriptors are open. One system call where the kernel tells (Linux 6.2 and later: the size of

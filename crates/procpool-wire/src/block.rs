@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! black box   what the worker is doing: ticket, phase, element, since when; what it has not published yet
-//! control     what the pool asks: stop this ticket; which slot it is; a fork server notes its last child
+//! control     what the pool asks: stop this ticket; which slot it is; a fork server notes its last child, a worker its thread
 //! positions   of the two rings, and who sleeps and wants a bell
 //! progress    the latest progress report of a job
 //! panic       the record of a panic that the process did not survive
@@ -62,6 +62,7 @@ const STOP: usize = 8;
 const SLOT: usize = 9;
 const BIRTH_NUMBER: usize = 10;
 const BIRTH: usize = 11;
+const THREAD: usize = 12;
 const JOBS_TAIL: usize = 16;
 const JOBS_HEAD: usize = 24;
 const RESULTS_TAIL: usize = 32;
@@ -309,6 +310,16 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     #[inline]
     pub fn slot(&self) -> u32 {
         self.word(SLOT).load(Ordering::Relaxed) as u32
+    }
+
+    /// Worker: the thread that runs jobs, by the kernel's number.
+    pub fn set_thread(&self, thread: u32) {
+        self.word(THREAD).store(u64::from(thread), Ordering::Relaxed);
+    }
+
+    /// The same, on the pool's side; 0 before it was said.
+    pub fn thread(&self) -> u32 {
+        self.word(THREAD).load(Ordering::Relaxed) as u32
     }
 
     /// The CPU that was told with the slot.

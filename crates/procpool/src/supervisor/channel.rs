@@ -2,6 +2,7 @@
 
 mod attaching;
 mod pause;
+mod standing;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +30,7 @@ use crate::worker::leaked_of;
 
 use attaching::{Flushed, is_of_attachments};
 use pause::Paused;
+use standing::AtHand;
 
 /// How much work a worker shall have in its hands: long beside the time until the supervisor looks
 /// again, short beside what a person would notice.
@@ -96,6 +98,9 @@ pub(crate) struct PoolChannel {
     generation: u32,
     in_flight: usize,
     average_ns: u64,
+    /// Jobs that the average is of, as far as that matters.
+    measured: u32,
+    at_hand: AtHand,
     /// How soon after its start one of the jobs since the worker was last without can reach a limit.
     first_look: Option<Duration>,
     paused: Option<Paused>,
@@ -167,6 +172,8 @@ impl PoolChannel {
             generation: 0,
             in_flight: 0,
             average_ns: AVERAGE_FIRST_NS,
+            measured: 0,
+            at_hand: AtHand::Usual,
             first_look: None,
             paused: None,
             intake: Intake::Open,
@@ -212,7 +219,7 @@ impl PoolChannel {
             return 0;
         }
         let window = match self.average_ns {
-            average if average > LONG_JOB_NS => 1,
+            average if average > LONG_JOB_NS || self.at_hand == AtHand::Long => 1,
             average => (2 + (WINDOW_NS / average.max(1)) as usize).min(TICKETS_MAX),
         };
         let quota =
@@ -468,8 +475,11 @@ impl PoolChannel {
         }
         let elements = u64::from(header.count.max(1));
         let each = (header.ran_ns / elements).saturating_mul(u64::from(entry.remaining().max(1)));
-        self.average_ns =
-            self.average_ns - (self.average_ns >> AVERAGE_SHIFT) + (each >> AVERAGE_SHIFT);
+        // The first ones count for as much as those to come would: nothing was known before them.
+        let shift = self.measured.min(AVERAGE_SHIFT);
+        self.measured = shift + 1;
+        self.average_ns = self.average_ns - (self.average_ns >> shift) + (each >> shift);
+        self.at_hand = AtHand::Usual;
         if header.leaving {
             self.intake = Intake::Leaving;
         }

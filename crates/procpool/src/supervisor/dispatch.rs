@@ -1,6 +1,7 @@
 //! Which job goes to which worker. Everything here happens under one lock, which callers of `submit` and
 //! the supervisor take in turns, each for a short time; nothing of the user's runs under it.
 
+mod crew;
 mod pause;
 mod residents;
 mod stop;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use procpool_sys::clock;
 use procpool_wire::block::{Claim, TICKETS_MAX, Ticket};
+use smallvec::SmallVec;
 
 use super::channel::{Harvest, Intake, PoolChannel};
 use super::entry::{Completion, Entry, Next};
@@ -25,6 +27,8 @@ use crate::cell::{JobCell, Value};
 use crate::events::Event;
 use crate::job_error::JobError;
 use crate::report::{Progress, Stats};
+use crew::{Crew, Watch};
+pub(crate) use crew::{Member, SHORT_NS};
 pub(crate) use pause::Pace;
 
 /// Whether jobs are accepted.
@@ -82,6 +86,11 @@ pub(crate) struct Dispatch {
     residents: Vec<Option<Resident>>,
     /// Serving workers without a job.
     idle: IndexSet,
+    /// Workers with jobs.
+    busy: IndexSet,
+    /// Those of them that serve, and whose jobs are short.
+    brisk: IndexSet,
+    crew: Crew,
     /// Slots that are serving.
     serving: usize,
     /// Jobs at workers.
@@ -163,6 +172,9 @@ impl Dispatch {
             channels: (0..workers).map(|_| None).collect(),
             residents: vec![None; workers],
             idle: IndexSet::new(workers),
+            busy: IndexSet::new(workers),
+            brisk: IndexSet::new(workers),
+            crew: Crew { enough: usize::MAX, watch: Watch::Off },
             serving: 0,
             sent: 0,
             lowest_sent: i32::MAX,
@@ -209,7 +221,7 @@ impl Dispatch {
             self.use_idle();
         }
         let may_start_worker = !self.all_serving() && self.residents.iter().any(Option::is_none);
-        must_look || self.writing || may_start_worker && !self.queue.is_empty()
+        must_look || self.writing || self.crew_calls() || may_start_worker && !self.queue.is_empty()
     }
 
     /// Taking jobs back can leave a worker idle while others wait: the supervisor has no reason to look.
@@ -294,6 +306,10 @@ impl Dispatch {
     /// Sends a job to a worker at once, if one should have it.
     fn try_send(&mut self, entry: Entry) -> Option<Entry> {
         let slot = match self.idle.first() {
+            Some(_) if self.call_crew(entry.cell.priority) => match self.next_of_crew() {
+                Some(slot) => slot,
+                None => return Some(entry),
+            },
             Some(slot) => slot,
             // A new worker is better than a place behind another job.
             None if self.serving < self.channels.len() => return Some(entry),
@@ -344,6 +360,7 @@ impl Dispatch {
         self.lowest_sent = self.lowest_sent.min(priority);
         self.highest_sent = self.highest_sent.max(priority);
         self.idle.remove(slot);
+        self.note_busy(slot);
         Ok(())
     }
 
@@ -362,6 +379,7 @@ impl Dispatch {
         } else {
             self.idle.remove(slot);
         }
+        self.note_busy(slot);
     }
 
     fn is_serving(&self, slot: usize) -> bool {
@@ -380,7 +398,10 @@ impl Dispatch {
         }
         // Until all workers are up, those that are get one job at a time.
         let house_is_full = self.serving == self.channels.len();
-        while !self.queue.is_empty() {
+        while let Some(priority) = self.queue.first_priority() {
+            if self.crew_suffices(priority) {
+                return self.fill_crew();
+            }
             let Some(slot) = self.idle.first() else { break };
             if !self.send_next(slot, 1) {
                 break;
@@ -399,9 +420,24 @@ impl Dispatch {
         }
     }
 
+    /// As the end of [`pump`](Self::pump) for those that are awake.
+    fn fill_crew(&mut self) {
+        let share = self.queue.len().div_ceil(self.brisk.len().max(1));
+        let slots: SmallVec<[usize; 8]> = self.brisk.iter().collect();
+        for slot in slots {
+            let room = self.channels[slot].as_ref().map_or(0, PoolChannel::room);
+            if room > 0 {
+                self.send_next(slot, room.min(share));
+            }
+        }
+    }
+
     /// As [`pump`](Self::pump) after results of one worker: the others have what they had.
     pub(super) fn top_up(&mut self, slot: usize) {
         if !self.idle.is_empty() || self.serving < self.channels.len() {
+            if self.queue.is_empty() && self.sent <= self.busy.len() {
+                return;
+            }
             return self.pump();
         }
         let room = self.channels[slot].as_ref().map_or(0, PoolChannel::room);
@@ -440,9 +476,15 @@ impl Dispatch {
         if self.idle.is_empty() || self.sent <= busy {
             return;
         }
-        let crowded = (0..self.channels.len())
+        if self.lowest_sent == self.highest_sent && self.crew_suffices(self.lowest_sent) {
+            return;
+        }
+        let crowded = self
+            .busy
+            .iter()
             .max_by_key(|slot| self.channels[*slot].as_ref().map_or(0, PoolChannel::in_flight));
         if let Some(slot) = crowded
+            && !self.is_worth_waiting(slot)
             && let Some(channel) = &mut self.channels[slot]
         {
             let behind = channel.in_flight().saturating_sub(1);
@@ -599,8 +641,9 @@ impl Dispatch {
         self.queue.len()
     }
 
-    pub(super) fn slots(&self) -> usize {
-        self.channels.len()
+    /// The next slot whose worker has jobs; any, if none has.
+    pub(super) fn next_busy(&self, slot: usize) -> usize {
+        self.busy.next_after(slot).unwrap_or(0)
     }
 
     /// Where the job is, if it is at a worker.

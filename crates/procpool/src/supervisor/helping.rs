@@ -162,9 +162,9 @@ impl Inner {
 }
 
 impl Dispatch {
-    /// A slot, each in its turn.
+    /// A slot whose worker has jobs, each in its turn.
     fn next_in_turn(&mut self) -> usize {
-        self.turn = if self.turn + 1 < self.slots() { self.turn + 1 } else { 0 };
+        self.turn = self.next_busy(self.turn);
         self.turn
     }
 
@@ -186,7 +186,7 @@ impl Dispatch {
     pub(crate) fn needs_supervisor(&self) -> bool {
         let over = !matches!(self.admission, Admission::Open) && self.is_drained();
         let short = !self.all_serving() && self.queued() > 0;
-        over || short || self.writing || !self.requests.is_empty()
+        over || short || self.writing || self.crew_calls() || !self.requests.is_empty()
     }
 
     /// True if the slot's worker has more than one job, and they take a few naps of the supervisor's at most.

@@ -6,7 +6,7 @@
 //! * [`retry`] holds the jobs that killed their worker and wait to be tried again: pure.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
 //! * [`pause`] stops workers in their tracks, and lets them go on.
-//! * [`helping`] is what callers do for the supervisor while they wait or submit.
+//! * [`relief`] looks after those who wait behind others, [`helping`] is what callers do for the supervisor while they wait or submit.
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out, [`abandoned`] is the
 //!   fate of those that do not end.
 //! * [`notes`] is what all of them have to tell of, for receivers and logs.
@@ -35,6 +35,7 @@ mod notes;
 mod obituary;
 mod pause;
 pub(crate) mod queue;
+mod relief;
 pub(crate) mod retry;
 mod slot;
 mod spares;
@@ -43,6 +44,7 @@ mod stderr;
 mod wake;
 
 use std::hint;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -71,6 +73,7 @@ use fork_server::ForkServer;
 use idle::IdleWatch;
 use machine::{Action, Event, Machine, Policy};
 use notes::Notes;
+use relief::CrewWatch;
 use retry::Backoff;
 use slot::Place;
 use spares::{Spare, spares_of};
@@ -233,6 +236,7 @@ pub(crate) struct Supervisor {
     memory_look_at: u64,
     /// Slots whose results are looked for without being asked to.
     hot: Vec<usize>,
+    crew: CrewWatch,
     buffer: Vec<u8>,
     events: Vec<Event>,
     notes: Notes,
@@ -334,6 +338,7 @@ impl Supervisor {
             .idle_timeout
             .map(|timeout| IdleWatch::new(settings.workers, nanoseconds(timeout)));
         let mut dispatch = Dispatch::new(settings.workers);
+        dispatch.set_processors(processors());
         let (first, max) = settings.retry_backoff;
         dispatch.retries.backoff = Backoff {
             first_ns: nanoseconds(first),
@@ -350,7 +355,7 @@ impl Supervisor {
             lookout: AtomicBool::new(false),
             helped: AtomicU64::new(0),
             left: AtomicBool::new(false),
-            spin_ns: if has_processors() { SPIN_NS } else { 0 },
+            spin_ns: if processors() > 1 { SPIN_NS } else { 0 },
             settings,
             image,
             room: Condvar::new(),
@@ -377,6 +382,7 @@ impl Supervisor {
             abandoned: Vec::new(),
             memory_look_at: 0,
             hot: Vec::new(),
+            crew: CrewWatch::default(),
             buffer: vec![0; READ_MAX],
             events: Vec::new(),
             notes,
@@ -435,9 +441,14 @@ impl Supervisor {
 
     /// Looks for results of the workers that have just had some, for as long as some keep coming.
     fn spin(&mut self) {
+        if self.hot.is_empty() && !self.inner.dispatch().crew_calls() {
+            return;
+        }
         let mut quiet_since = clock::monotonic_ns();
         let (mut rounds, mut naps) = (0, 0);
-        while !self.hot.is_empty() && self.course != Course::Finished {
+        let mut called = self.hot.is_empty();
+        while (!self.hot.is_empty() || called) && self.course != Course::Finished {
+            self.look_after_crew();
             if self.is_helped() && naps < NAPS_MAX {
                 // Whoever helps is quicker without us. If nobody does any more, results wait for a nap.
                 naps += 1;
@@ -463,7 +474,14 @@ impl Supervisor {
                 Found::Nothing if now.saturating_sub(quiet_since) < self.inner.spin_ns => {
                     hint::spin_loop();
                 }
+                // The processors are others', who need them.
+                Found::Nothing | Found::NothingSoon if self.inner.dispatch().relies_on_crew() => {
+                    self.inner.wake.nap(NAP);
+                    self.turn(EpollTimeout::ZERO);
+                    quiet_since = clock::monotonic_ns();
+                }
                 Found::Nothing | Found::NothingSoon => {
+                    called = false;
                     if !self.cool_down() {
                         return;
                     }
@@ -478,6 +496,7 @@ impl Supervisor {
                 self.let_idle_go();
             }
         }
+        self.leave_crew();
     }
 
     /// True if callers have read results since the last look, and none has left it to this thread meanwhile.
@@ -501,7 +520,9 @@ impl Supervisor {
         // Results published before the request was seen have rung no bell.
         let found = self.harvest(&hot);
         let quiet = matches!(found, Found::Nothing | Found::NothingSoon);
-        if !quiet {
+        if quiet {
+            self.leave_crew();
+        } else {
             self.hot = hot;
         }
         !quiet
@@ -512,6 +533,7 @@ impl Supervisor {
         let mut any = false;
         let inner = Arc::clone(&self.inner);
         let mut dispatch = inner.dispatch();
+        dispatch.watch_crew();
         let (mut soon, mut crowd) = (false, false);
         for slot in slots {
             let harvest = dispatch.harvest(*slot, PoolChannel::read_results);
@@ -834,10 +856,10 @@ impl Supervisor {
     }
 }
 
-/// True if there is more than one processor for this process. Asked once, because the answer is read from several files.
-fn has_processors() -> bool {
-    static HAS_PROCESSORS: OnceLock<bool> = OnceLock::new();
-    *HAS_PROCESSORS.get_or_init(|| thread::available_parallelism().is_ok_and(|n| n.get() > 1))
+/// How many processors there are for this process. Asked once, because the answer is read from several files.
+fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 fn nanoseconds(duration: std::time::Duration) -> u64 {

@@ -146,6 +146,7 @@ pub(super) fn serve(
         bell_rung: true,
     };
     let spin_ns = if setup.spins { SPIN_NS } else { 0 };
+    block.block.set_thread(clock::thread_id() as u32);
     loop {
         let mut body = mem::take(&mut running.body);
         let next = running.end.next_job(&mut body);

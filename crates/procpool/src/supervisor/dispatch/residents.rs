@@ -28,9 +28,7 @@ impl Dispatch {
 
     /// The slots whose workers have jobs.
     pub(crate) fn busy(&self) -> Vec<usize> {
-        let has_jobs = |channel: &PoolChannel| channel.in_flight() > 0;
-        let slots = 0..self.channels.len();
-        slots.filter(|slot| self.channels[*slot].as_ref().is_some_and(has_jobs)).collect()
+        self.busy.iter().collect()
     }
 
     /// For a worker that is idle: a number that each job that is sent to it changes.
@@ -67,6 +65,7 @@ impl Dispatch {
         self.set_state(slot, ResidentState::Stopping);
         self.residents[slot] = None;
         let channel = self.channels[slot].take()?;
+        self.note_busy(slot);
         self.sent -= channel.in_flight();
         Some(channel)
     }

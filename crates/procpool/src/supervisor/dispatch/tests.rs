@@ -397,6 +397,9 @@ enum Step {
     Abort(Index),
     CancelUnstarted,
     Wait(u64),
+    WatchCrew,
+    LeaveCrew,
+    Relieve,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -414,6 +417,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => index().prop_map(Step::Abort),
         1 => Just(Step::CancelUnstarted),
         4 => (0u64..20).prop_map(Step::Wait),
+        2 => Just(Step::WatchCrew),
+        1 => Just(Step::LeaveCrew),
+        2 => Just(Step::Relieve),
     ]
 }
 
@@ -422,10 +428,12 @@ proptest! {
     /// element runs at most once and once more for each retry, and nothing is lost.
     #[test]
     fn each_job_ends_exactly_once(
-        workers in 1usize..4,
+        workers in 1usize..5,
+        processors in 1usize..3,
         steps in prop::collection::vec(step(), 0..200),
     ) {
         let mut world = World::new(workers);
+        world.dispatch.set_processors(processors);
         // Most of the time somebody is there to work.
         for slot in 0..workers {
             world.start(slot);
@@ -443,6 +451,16 @@ proptest! {
                 Step::Cancel(index) => world.cancel(index),
                 Step::Abort(index) => world.abort(index),
                 Step::Wait(time) => world.wait(time),
+                Step::WatchCrew => world.dispatch.watch_crew(),
+                Step::LeaveCrew => {
+                    world.dispatch.leave_crew();
+                    prop_assert!(!world.dispatch.relies_on_crew());
+                }
+                Step::Relieve => {
+                    for member in world.dispatch.members() {
+                        world.dispatch.relieve(member);
+                    }
+                }
                 Step::CancelUnstarted => {
                     let completions = world.dispatch.cancel_unstarted();
                     world.complete(completions);
@@ -525,4 +543,99 @@ fn a_retry_ends_with_its_pool() {
     world.dispatch.discard = true;
     world.die(0);
     assert_eq!((world.jobs[0].ends, world.dispatch.stats().cancelled), (1, 1));
+}
+
+/// A world of so many workers, two of which have run short jobs, where two processors are.
+fn with_a_crew(workers: usize) -> World {
+    let mut world = World::new(workers);
+    world.dispatch.set_processors(2);
+    for slot in 0..workers {
+        world.start(slot);
+        world.ready(slot);
+    }
+    for _ in 0..2 {
+        world.submit(0, 0, 1);
+    }
+    for slot in 0..2 {
+        (0..3).for_each(|_| world.work(slot, true));
+        world.harvest(slot);
+    }
+    world
+}
+
+fn in_flight(world: &World) -> Vec<usize> {
+    let channels = (0..world.workers.len()).filter_map(|slot| world.dispatch.channel(slot));
+    channels.map(PoolChannel::in_flight).collect()
+}
+
+/// Goal: while as many workers as there are processors have short jobs, further ones wait there, and nobody else is
+/// woken; the supervisor is called to look after them.
+#[test]
+fn short_jobs_wait_for_workers_that_are_awake() {
+    let mut world = with_a_crew(4);
+    for _ in 0..2 {
+        world.submit(0, 0, 1);
+    }
+    assert!(!world.dispatch.crew_calls(), "nobody waits yet");
+    for _ in 0..6 {
+        world.submit(0, 0, 1);
+    }
+    assert_eq!(in_flight(&world), [4, 4, 0, 0]);
+    assert!(world.dispatch.crew_calls() && world.dispatch.relies_on_crew());
+    world.dispatch.watch_crew();
+    assert!(!world.dispatch.crew_calls());
+    // Who has done its share gets nothing that another is about to do.
+    for _ in 0..12 {
+        world.work(0, true);
+    }
+    world.harvest(0);
+    assert_eq!(in_flight(&world), [0, 4, 0, 0]);
+    world.dispatch.leave_crew();
+    assert!(in_flight(&world).iter().all(|jobs| *jobs == 1), "{:?}", in_flight(&world));
+    world.finish();
+}
+
+/// Goal: jobs of another priority do not wait behind others while a worker is idle.
+#[test]
+fn a_crew_has_jobs_of_one_priority() {
+    let mut world = with_a_crew(4);
+    for _ in 0..3 {
+        world.submit(0, 0, 1);
+    }
+    assert_eq!(in_flight(&world).iter().filter(|jobs| **jobs > 0).count(), 2);
+    world.submit(-1, 0, 1);
+    assert_eq!(in_flight(&world)[2], 1);
+    world.finish();
+}
+
+/// Goal: what waits behind a job that turns out to be long is taken by others, and none joins it there.
+#[test]
+fn who_waits_behind_a_long_job_is_relieved() {
+    let mut world = with_a_crew(4);
+    world.dispatch.watch_crew();
+    for _ in 0..8 {
+        world.submit(0, 0, 1);
+    }
+    assert_eq!(in_flight(&world), [4, 4, 0, 0]);
+    world.work(0, true);
+    let members = world.dispatch.members();
+    let [first, second] = &members[..] else { panic!("{members:?}") };
+    assert_eq!((first.slot, second.slot), (0, 1));
+    assert!(first.began_ns.is_some() && second.began_ns.is_none());
+    // Word that is out of date relieves nobody.
+    world.dispatch.relieve(Member { jobs_done: first.jobs_done + 1, ..*first });
+    assert_eq!(in_flight(&world), [4, 4, 0, 0]);
+    world.dispatch.relieve(*first);
+    assert_eq!(in_flight(&world)[0], 1, "the long one itself");
+    assert_eq!(in_flight(&world).iter().sum::<usize>(), 8 - world.dispatch.queued());
+    for _ in 0..4 {
+        world.submit(0, 0, 1);
+    }
+    assert_eq!(in_flight(&world)[0], 1);
+    // It may have been a long one by exception.
+    world.work(0, true);
+    world.work(0, true);
+    world.harvest(0);
+    assert!(world.dispatch.brisk.contains(0) || in_flight(&world)[0] == 0);
+    world.finish();
 }
