@@ -25,7 +25,7 @@ use std::thread;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::TempDir;
+use crate::support::{Guest, TempDir};
 
 const PROCPOOL: &str = env!("CARGO_BIN_EXE_procpool-dup");
 const GUEST: &str = env!("CARGO_BIN_EXE_guest");
@@ -85,6 +85,11 @@ struct Started {
     /// What of standard error was read.
     said: String,
     dir: TempDir,
+}
+
+/// The process that a guest is.
+fn pid(guest: &Guest) -> u32 {
+    guest.word.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 /// Runs `procpool` with these arguments and this on standard input.

@@ -4,12 +4,8 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use super::{GUEST, start};
-use crate::support::{Guest, Meeting, is_alive, test, wait_gone};
-
-fn pid(guest: &Guest) -> u32 {
-    guest.word.split(' ').nth(1).unwrap().parse().unwrap()
-}
+use super::{GUEST, pid, start};
+use crate::support::{Meeting, is_alive, test, wait_gone};
 
 /// Goal: after the first signal what runs is finished, and nothing else is started; each input that was
 /// read is accounted for.

@@ -12,9 +12,9 @@ use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{GUEST, PROCPOOL, start};
+use super::{GUEST, PROCPOOL, pid, start};
 use crate::life::fixture::is_installed;
-use crate::support::{Guest, Meeting, TempDir, describe, is_alive, test, wait_gone, wait_until};
+use crate::support::{Meeting, TempDir, describe, is_alive, test, wait_gone, wait_until};
 
 /// What stands before the first program of a new terminal: setsid(1) makes it the terminal's own. It has its signals at
 /// their defaults as from a login, whatever these tests were started under: nohup(1), say, which has SIGHUP ignored.
@@ -83,10 +83,6 @@ fn new_pty() -> OpenptyResult {
 fn code(child: &mut Child) -> i32 {
     let status = child.wait().unwrap();
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
-}
-
-fn pid(guest: &Guest) -> u32 {
-    guest.word.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 /// Goal: Ctrl-C reaches the program and not its jobs: what runs is finished, and nothing else is started.
