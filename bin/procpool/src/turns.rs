@@ -59,14 +59,18 @@ mod tests {
 
     #[test]
     fn neither_many_nor_large_ones_may_wait() {
-        let mut turns = Turns::new();
-        (2..=HELD_MAX as u64).for_each(|number| turns.add(number, 0, ()));
-        assert!(!turns.is_full());
-        turns.add(1, HELD_BYTES_MAX, ());
+        let held = |sizes: &[usize]| {
+            let mut turns = Turns::new();
+            (2..).zip(sizes).for_each(|(number, size)| turns.add(number, *size, ()));
+            turns
+        };
+        assert!(!held(&[0; HELD_MAX - 1]).is_full());
+        assert!(held(&[0; HELD_MAX]).is_full());
+        assert!(!held(&[HELD_BYTES_MAX - 1]).is_full());
+        let mut turns = held(&[HELD_BYTES_MAX]);
         assert!(turns.is_full());
-        turns.take();
+        turns.add(1, 0, ());
+        assert_eq!([turns.take(), turns.take(), turns.take()], [Some(()), Some(()), None]);
         assert!(!turns.is_full());
-        turns.add(HELD_MAX as u64 + 1, HELD_BYTES_MAX, ());
-        assert!(turns.is_full());
     }
 }
