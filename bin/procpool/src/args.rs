@@ -30,6 +30,19 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// The command line of `run`, without the other subcommands.
+#[derive(Debug, Parser)]
+#[command(name = "procpool")]
+pub(crate) struct RunAlone {
+    #[command(subcommand)]
+    pub(crate) command: RunCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunCommand {
+    Run(Run),
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Run),

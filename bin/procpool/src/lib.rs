@@ -48,6 +48,7 @@ mod spill;
 mod template;
 mod text;
 
+use std::env;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -56,11 +57,23 @@ use clap::error::ErrorKind;
 /// All of `main` but its first line.
 pub fn main_impl() -> ExitCode {
     interrupt::respect_nohup();
-    let code = match args::Cli::try_parse() {
+    let code = match typed() {
         Ok(cli) => obey(cli.command),
         Err(error) => explain(&error),
     };
     ExitCode::from(code)
+}
+
+/// What was typed. To define all subcommands takes longer than to read one of them: so `run`, which may stand in a loop, is
+/// read by its own definition, and only what is wrong with it, or help, is a matter for all.
+fn typed() -> Result<args::Cli, clap::Error> {
+    if env::args_os().nth(1).is_some_and(|word| word == "run")
+        && let Ok(args::RunAlone { command: args::RunCommand::Run(run) }) =
+            args::RunAlone::try_parse()
+    {
+        return Ok(args::Cli { command: args::Command::Run(run) });
+    }
+    args::Cli::try_parse()
 }
 
 fn obey(command: args::Command) -> u8 {
