@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use procpool::{JobError, JobFuture, JobId, ProcessPool, Shutdown};
@@ -158,10 +159,19 @@ pub(crate) fn run<W: Work>(
         failed: 0,
         not_run: 0,
         broken: None,
+        closing: None,
     };
     let result = batch.work_off();
+    if result.is_ok() {
+        // While the workers leave.
+        batch.work.end();
+    }
     let how = if result.is_ok() { Shutdown::Drain } else { Shutdown::Abort };
     pool.shutdown(how);
+    if let Some(closing) = batch.closing.take() {
+        // It waits for the same end.
+        let _ = closing.join();
+    }
     progress::clear();
     let result = batch.books.close().and(result);
     Ok(match result {
@@ -180,7 +190,7 @@ enum InputState {
 
 struct Batch<'a, W: Work> {
     work: W,
-    pool: &'a ProcessPool,
+    pool: &'a Arc<ProcessPool>,
     options: Options,
     books: Books,
     events: Events,
@@ -211,6 +221,8 @@ struct Batch<'a, W: Work> {
     not_run: u64,
     /// Why no worker can be started.
     broken: Option<String>,
+    /// The thread that waits for the pool's end, once that has been begun.
+    closing: Option<JoinHandle<()>>,
 }
 
 impl<W: Work> Batch<'_, W> {
@@ -221,6 +233,7 @@ impl<W: Work> Batch<'_, W> {
             if self.is_over() {
                 return Ok(());
             }
+            self.close_in_time();
             let event = self.next_event();
             self.show_progress();
             match event {
@@ -320,6 +333,20 @@ impl<W: Work> Batch<'_, W> {
             }
         }
         Ok(())
+    }
+
+    /// Begins the pool's end when nothing more will be submitted: so its workers leave when their last jobs end, and not
+    /// when all of it has been printed.
+    fn close_in_time(&mut self) {
+        let may_submit =
+            self.inputs == InputState::Open || !self.waiting.is_empty() || self.options.retries > 0;
+        if may_submit || self.closing.is_some() {
+            return;
+        }
+        let pool = Arc::clone(self.pool);
+        let drain = move || pool.shutdown(Shutdown::Drain);
+        // Without a thread it has its end later.
+        self.closing = thread::Builder::new().name("closing".into()).spawn(drain).ok();
     }
 
     fn end_inputs(&mut self, error: Option<io::Error>) {

@@ -98,6 +98,7 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
         printer: Printer { form, results, spill: spill.clone() },
     };
     let code = run_batch(work, setup, inputs, options, books, &settings);
+    // It is still there if the batch was cut short.
     spill.remove();
     code
 }
@@ -244,6 +245,10 @@ impl Work for Commands {
             None => [Captured::Spilled, Captured::Spilled],
         };
         self.printer.print(job, pieces, record)
+    }
+
+    fn end(&mut self) {
+        self.printer.spill.remove();
     }
 
     fn what(&self, job: &Job, record: &Record) -> What {

@@ -47,6 +47,9 @@ pub(crate) trait Work {
         record: &Record,
     ) -> Result<(), Unwritable>;
 
+    /// Every job has ended and was printed: nothing needs to be kept any more.
+    fn end(&mut self) {}
+
     /// What was run, for another time.
     fn what(&self, job: &Job, record: &Record) -> What;
 
