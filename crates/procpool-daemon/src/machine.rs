@@ -4,6 +4,9 @@
 //! workers: it takes an event and the time, and says which changes must be kept and what is to be done once
 //! they are. Only jobs that have not ended are in it; the others are in the [store](crate::store) alone.
 
+mod again;
+mod entry;
+mod event;
 #[cfg(test)]
 mod properties;
 mod queue;
@@ -11,198 +14,18 @@ mod queue;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use procpool::executor::Verdict;
 
+use self::again::{UNSTARTED_MAX, backoff, may_help, never_ran, quarantined, unstarted};
+use self::entry::Entry;
 use crate::job::{
-    Attempt, CommandEnd, Ending, JobId, JobSpec, Life, Moment, Outcome, Record, State, Step, Terms,
-    Who,
+    Attempt, Ending, JobId, JobSpec, Life, Moment, Outcome, Record, State, Step, Who,
 };
 use crate::store::Change;
 
+pub use event::{Answer, Effects, Event, Then};
 pub use queue::{Gate, Queue, QueueInfo, QueueOrder, QueueSetting};
-
-/// The pause before the first retry; twice as long before each further one.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest one: a job that fails for want of something else is tried again soon after that is back.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// How often a job that no worker could be started for is tried once more: for 25 seconds, in which a program that is
-/// being replaced is back, and after which whoever waits is told what is wrong.
-const UNSTARTED_MAX: u32 = 8;
-/// The most steps that a history keeps: the first, and the last ones. Each step writes all of it.
-const HISTORY_MAX: usize = 64;
-
-/// What can happen.
-#[derive(Debug)]
-pub enum Event {
-    /// A client wants a job. The queue must exist, and each job that it depends on be live or among `ended`.
-    Submit {
-        /// What it wants.
-        spec: Box<JobSpec>,
-        /// Who.
-        by: Who,
-        /// The jobs that it depends on and that have ended, and how.
-        ended: Vec<(JobId, State)>,
-    },
-    /// An attempt has ended.
-    Ended {
-        /// The job.
-        id: JobId,
-        /// The attempt that was started. What is told of an earlier one is not heard.
-        attempt: Attempt,
-        /// How.
-        ending: Box<Ending>,
-    },
-    /// A job shall not be started.
-    Cancel {
-        /// The job.
-        id: JobId,
-        /// Who wants it.
-        by: Who,
-    },
-    /// A job shall be stopped, whether it runs or not.
-    Abort {
-        /// The job.
-        id: JobId,
-        /// Who wants it.
-        by: Who,
-    },
-    /// A job that has ended shall be run once more, now, whatever it waited for. It must not be live.
-    Retry {
-        /// What is known of it.
-        record: Box<Record>,
-        /// Who wants it.
-        by: Who,
-    },
-    /// Somebody has set something of a queue, which must exist.
-    Queue {
-        /// Its name.
-        name: String,
-        /// What.
-        order: QueueOrder,
-    },
-    /// The configuration has changed: these are the queues, and their slots.
-    Configured(Vec<(String, usize)>),
-    /// All jobs of an earlier daemon are [restored](Machine::restore). What ran then is interrupted, or run again if
-    /// it may be: nobody knows how far it had come.
-    Restarted,
-    /// A running job is given up, since the daemon ends.
-    Interrupt {
-        /// The job.
-        id: JobId,
-    },
-    /// No job shall be started any more.
-    Drain,
-    /// Time has passed.
-    Time,
-}
-
-/// What a caller of [`Machine::handle`] is told at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// There is nothing to say.
-    Nothing,
-    /// The job has this number.
-    Born(JobId),
-    /// The job will never run.
-    Cancelled,
-    /// The job runs.
-    Running,
-    /// The job waits for a slot again.
-    Queued,
-    /// The job has ended before, or never was.
-    NotLive,
-}
-
-/// What follows from an event. `then` is for when `changes` are durable, and not before.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// What is to be kept, in this order.
-    pub changes: Vec<Change>,
-    /// What is to be done then, in this order.
-    pub then: Vec<Then>,
-}
-
-/// What is to be done once it is known for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// Give the job to a worker.
-    Start {
-        /// The job.
-        id: JobId,
-        /// Its attempt.
-        attempt: Attempt,
-    },
-    /// Stop it.
-    Stop {
-        /// The job.
-        id: JobId,
-    },
-    /// Tell those who wait for it.
-    Tell {
-        /// The job.
-        id: JobId,
-        /// How it has ended.
-        state: State,
-    },
-}
-
-/// A job that has not ended.
-#[derive(Debug)]
-struct Entry {
-    queue: usize,
-    priority: i32,
-    retries: u32,
-    /// How many of its attempts count, against `retries`.
-    used: u32,
-    /// How often no worker could be started for it.
-    unstarted: u32,
-    /// Who has had it stopped.
-    stopped_by: Option<Who>,
-    /// Not before this.
-    due: Option<Moment>,
-    /// The jobs that it still waits for, and perhaps some that it does no longer.
-    after: Box<[JobId]>,
-    /// How many jobs it still waits for.
-    waits_for: u32,
-    life: Life,
-}
-
-impl Entry {
-    fn new(queue: usize, terms: &Terms, due: Option<Moment>, life: Life) -> Entry {
-        Entry {
-            queue,
-            priority: terms.priority,
-            retries: terms.retries,
-            used: used(&life),
-            unstarted: 0,
-            stopped_by: None,
-            due,
-            after: Box::default(),
-            waits_for: 0,
-            life,
-        }
-    }
-
-    /// Another step.
-    fn push(&mut self, step: Step) {
-        let history = &mut self.life.history;
-        if history.len() >= HISTORY_MAX {
-            history.remove(1);
-        }
-        history.push(step);
-    }
-}
-
-/// How many attempts count: those since it last ended, if it is being retried.
-fn used(life: &Life) -> u32 {
-    let Some(end) = life.history.iter().rposition(|step| step.state.is_terminal()) else {
-        return life.attempts;
-    };
-    let starts = life.history[end..].iter().filter(|step| matches!(step.state, State::Running(_)));
-    u32::try_from(starts.count()).unwrap_or(u32::MAX)
-}
 
 /// All jobs that have not ended.
 #[derive(Debug)]
@@ -546,9 +369,7 @@ impl Machine {
     fn try_again(&mut self, id: JobId, why: &str, now: Moment, effects: &mut Effects) {
         let entry = self.jobs.get_mut(&id).expect("it runs");
         self.queues[entry.queue].count_ended(id);
-        let before = entry.used.max(entry.unstarted);
-        let doublings = before.saturating_sub(1).min(16);
-        let due = now.after((BACKOFF_FIRST * (1 << doublings)).min(BACKOFF_MAX));
+        let due = now.after(backoff(entry.used.max(entry.unstarted)));
         entry.due = Some(due);
         self.timers.insert((due, id));
         let step =
@@ -659,42 +480,4 @@ fn given_up(other: JobId, state: Option<State>, at: Moment) -> Step {
         None => format!("job {other}, which it depends on, is not known"),
     };
     Step { at, state: State::Cancelled, who: Who::Daemon, why: Some(why.into()) }
-}
-
-/// Whether another attempt may end otherwise. What a task says is its value, and a limit that was reached will be
-/// reached again.
-fn may_help(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Command(CommandEnd::Exit(code)) => *code != 0,
-        Outcome::Command(CommandEnd::Signal(..)) => true,
-        Outcome::Error(verdict) => matches!(verdict, Verdict::Died { .. }),
-        Outcome::Command(CommandEnd::NotStarted(_))
-        | Outcome::Json(_)
-        | Outcome::Binary(_)
-        | Outcome::Nothing => false,
-    }
-}
-
-/// Whether an attempt came to nothing before the job was sent: no worker could be started for it.
-fn never_ran(ending: &Ending) -> bool {
-    matches!(ending.outcome, Outcome::Error(Verdict::Broken(_))) && ending.pid.is_none()
-}
-
-fn unstarted(ending: &Ending) -> String {
-    match &ending.outcome {
-        Outcome::Error(Verdict::Broken(why)) => format!("no worker could be started: {why}"),
-        _ => "no worker could be started".into(),
-    }
-}
-
-/// The end of a job that has killed its last worker.
-fn quarantined(ending: Ending, deaths: u32) -> Ending {
-    match ending.outcome {
-        Outcome::Error(last) => {
-            let last = Box::new(last);
-            let outcome = Outcome::Error(Verdict::Quarantined { attempts: deaths, last });
-            Ending { outcome, ..ending }
-        }
-        _ => ending,
-    }
 }

@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use std::time::Duration;
+
+use super::entry::HISTORY_MAX;
 use super::*;
-use crate::job::Work;
+use crate::job::{CommandEnd, Terms, Work};
 
 /// How many plays, and how many events each has. More by `PROCPOOL_PLAYS`.
 const PLAYS: u64 = 300;

@@ -1,7 +1,10 @@
 //! Event lists against the machine: no processes, no clock.
 
+use std::time::Duration;
+
+use super::entry::HISTORY_MAX;
 use super::*;
-use crate::job::{Terms, Work};
+use crate::job::{CommandEnd, Terms, Work};
 
 const T0: Moment = Moment(1_000_000);
 

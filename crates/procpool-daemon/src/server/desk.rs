@@ -3,36 +3,35 @@
 
 pub(super) mod followers;
 mod history;
+mod logs;
+mod operate;
+mod retire;
 mod submit;
 mod waits;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs;
 use std::mem;
 use std::path::PathBuf;
 use std::process;
 use std::time::{Duration, Instant};
 
 use self::history::History;
+use self::retire::Retire;
 use crate::command::log_path;
-use crate::config::{Config, Retention, SLOTS_MAX};
+use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::job::{Attempt, JobId, JobSpec, Moment, Record, State, Step, Who};
+use crate::job::{Attempt, JobId, JobSpec, Moment, State, Who};
 use crate::journal::{Entry, Found, Journal, Kept, Query};
-use crate::machine::{Answer, Effects, Event, Machine, QueueOrder, Then};
+use crate::machine::{Answer, Effects, Event, Machine, Then};
 use crate::protocol::{
-    Cancelled, Health, LOG_BYTES_MAX, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream,
+    Cancelled, Health, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream,
 };
-use crate::store::{Change, Space, StoreError};
+use crate::store::{Space, StoreError};
 use followers::{Follower, Followers};
 use waits::{TooMany, Waits};
 
-/// How often it is looked for what has been kept long enough.
-const RETIRE_EVERY: Duration = Duration::from_secs(1);
-/// How many jobs expire at a time.
-const RETIRE_MAX: u32 = 128;
 /// The most jobs that one request may name.
 const IDS_MAX: usize = 1000;
 
@@ -126,13 +125,6 @@ pub(super) struct OnDisk {
     pub(super) journal: Journal<Purpose>,
     pub(super) space: Space,
     pub(super) logs: PathBuf,
-}
-
-/// When it is looked for what has been kept long enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Retire {
-    At(Instant),
-    UnderWay,
 }
 
 impl Desk {
@@ -332,43 +324,7 @@ impl Desk {
         if self.machine.next_time().is_some_and(|due| due <= Moment::now()) {
             self.handle(Event::Time);
         }
-        if let Retire::At(at) = self.retire
-            && at <= Instant::now()
-        {
-            self.retire = Retire::UnderWay;
-            let Retention { days, mib } = self.config.retention;
-            let before = Moment(Moment::now().0.saturating_sub(u64::from(days) * 86_400_000));
-            let query = Query::Stale { before, bytes: u64::from(mib) << 20, limit: RETIRE_MAX };
-            self.ask(query, Purpose::Retire);
-        }
-    }
-
-    /// Lets go of what these jobs have left. A log goes before its job: afterwards nobody would know of it.
-    fn expire(&mut self, records: Vec<Record>) {
-        let is_all = records.len() < RETIRE_MAX as usize;
-        let pause = if is_all { RETIRE_EVERY } else { Duration::ZERO };
-        self.retire = Retire::At(Instant::now() + pause);
-        let (mut changes, mut ids) = (Vec::new(), Vec::new());
-        for Record { id, mut life, .. } in records {
-            // It may have been taken up again, or be gone, when it was found.
-            if self.machine.is_live(id) || self.forgetting.contains(&id) {
-                continue;
-            }
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                // Tasks have none.
-                let _ = fs::remove_file(log_path(&self.logs, id, stream));
-            }
-            let who = Who::Daemon;
-            life.history.push(Step { at: Moment::now(), state: State::Expired, who, why: None });
-            changes.push(Change::Expire { id, life });
-            self.forgetting.insert(id);
-            ids.push(id);
-        }
-        if !ids.is_empty() {
-            self.under_way += 1;
-            let purpose = Purpose::Expired(ids);
-            self.journal.push(Entry { changes, queries: Vec::new(), purpose });
-        }
+        self.retire();
     }
 
     /// When [`time`](Desk::time) has something to do.
@@ -569,129 +525,10 @@ impl Desk {
         }
     }
 
-    fn cancel(&mut self, asker: Asker, id: JobId, event: Event) {
-        let mut effects = Effects::default();
-        let answer = self.machine.handle(event, Moment::now(), &mut effects);
-        let cancelled = match answer {
-            Answer::Cancelled => Cancelled::Unstarted,
-            Answer::Running => Cancelled::Running,
-            Answer::Nothing | Answer::Born(_) | Answer::NotLive | Answer::Queued => {
-                // Whether it has ended or never was.
-                return self.ask(Query::Record(id), Purpose::Cancelled(asker, id));
-            }
-        };
-        self.keep(effects, Some((asker, Response::Cancel(cancelled))));
-    }
-
-    /// Runs a job once more, unless it was forgotten or retried meanwhile.
-    fn retry(&mut self, asker: Asker, record: Record) {
-        let id = record.id;
-        if self.machine.is_live(id) {
-            return self.refuse(asker, Refusal::NotEnded(id));
-        }
-        if self.forgetting.contains(&id) {
-            return self.refuse(asker, Refusal::NoJob(id));
-        }
-        if self.phase == Phase::Stopping {
-            return self.refuse(asker, Refusal::Stopping);
-        }
-        if !self.machine.has_queue(&record.terms.queue) {
-            return self.refuse(asker, Refusal::NoQueue(record.terms.queue));
-        }
-        let event = Event::Retry { record: Box::new(record), by: Who::Client(asker.pid) };
-        self.handle_for(asker, event);
-    }
-
-    /// Forgets a job, unless it was retried meanwhile.
-    fn forget(&mut self, asker: Asker, id: JobId) {
-        if self.machine.is_live(id) {
-            return self.refuse(asker, Refusal::NotEnded(id));
-        }
-        self.forgetting.insert(id);
-        self.under_way += 1;
-        let purpose = Purpose::Forgotten(asker, id);
-        let changes = vec![Change::Forget { id }];
-        self.journal.push(Entry { changes, queries: Vec::new(), purpose });
-    }
-
-    fn queue(&mut self, asker: Asker, name: String, order: QueueOrder) {
-        if !self.machine.has_queue(&name) {
-            return self.refuse(asker, submit::no_queue(&name));
-        }
-        if let QueueOrder::Limit(Some(slots)) = order
-            && !(1..=SLOTS_MAX as u64).contains(&slots)
-        {
-            let why = format!("a queue has 1 to {SLOTS_MAX} slots, and not {slots}");
-            return self.refuse(asker, Refusal::Invalid(why));
-        }
-        self.handle_for(asker, Event::Queue { name, order });
-    }
-
-    /// Does what somebody asked for, who is told when it is kept.
-    fn handle_for(&mut self, asker: Asker, event: Event) {
-        let mut effects = Effects::default();
-        self.machine.handle(event, Moment::now(), &mut effects);
-        self.keep(effects, Some((asker, Response::Done)));
-        self.size_pools();
-    }
-
     /// Gives the pools as many workers as their queues have slots.
     fn size_pools(&mut self) {
         for queue in self.machine.queues() {
             self.engine.size(&queue.name, usize::try_from(queue.slots).unwrap_or(usize::MAX));
-        }
-    }
-
-    /// Reads what a command has said. The file belongs to this user, in a directory of this daemon's.
-    fn log(&self, id: JobId, stream: Stream, offset: u64) -> Response {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(log_path(&self.logs, id, stream))?;
-            file.seek(SeekFrom::Start(offset))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_BYTES_MAX.into()).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        match read() {
-            Ok(bytes) => Response::Log { bytes },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Response::Log { bytes: Vec::new() }
-            }
-            Err(error) => {
-                Response::Refused(Refusal::Invalid(format!("the log cannot be read: {error}")))
-            }
-        }
-    }
-
-    /// The same, for somebody who waits until there is something, or the job has ended.
-    fn log_or_wait(&mut self, id: JobId, follower: Follower) {
-        let path = log_path(&self.logs, id, follower.stream);
-        let may_say_more = self.machine.is_live(id);
-        // It waits before it is looked: what comes in between is heard.
-        if may_say_more && let Err(error) = self.followers.add(id, &path, follower) {
-            let why = format!("the log cannot be followed: {error}");
-            return self.refuse(follower.asker, Refusal::Invalid(why));
-        }
-        let Follower { asker, stream, offset } = follower;
-        match self.log(id, stream, offset) {
-            Response::Log { bytes } if bytes.is_empty() && may_say_more => {}
-            response => {
-                self.followers.withdraw(id, &path, asker);
-                self.reply(asker, response);
-            }
-        }
-    }
-
-    /// Some logs have become longer.
-    pub(super) fn heard(&mut self) {
-        for id in self.followers.heard() {
-            self.serve_followers(id);
-        }
-    }
-
-    fn serve_followers(&mut self, id: JobId) {
-        let path = log_path(&self.logs, id, Stream::Stdout);
-        for follower in self.followers.take(id, &path) {
-            self.log_or_wait(id, follower);
         }
     }
 
