@@ -11,7 +11,7 @@ use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
 
 use super::fixture::{Home, PROCPOOL};
-use crate::support::{Meeting, test};
+use crate::support::{Meeting, test, wait_until};
 
 const GUEST: &str = env!("CARGO_BIN_EXE_guest");
 
@@ -76,6 +76,8 @@ fn top_shows_what_the_daemon_does() {
             let meeting = Meeting::new();
             let held = home.submit(&["--", GUEST, &meeting.path(), "held"]);
             let _guest = meeting.next();
+            let states = home.history(failing);
+            let before = states.iter().filter(|state| *state == "failed").count();
             let mut top = Top::start(&home, columns, rows);
             for word in ["thumbnails", "running:", "attempt", "failed", "last-words;", "leave"] {
                 top.wait_for(word);
@@ -87,7 +89,19 @@ fn top_shows_what_the_daemon_does() {
             top.wait_for("last-words");
             top.press(b"q");
             top.wait_for("leave");
-            top.press(b"k");
+            top.press(b"r");
+            top.wait_for("again");
+            wait_until("it has failed once more", || {
+                home.history(failing).iter().filter(|state| *state == "failed").count() > before
+            });
+            top.press(b"p");
+            top.wait_for("paused");
+            let paused = home.out(&["health", "--json"]);
+            assert!(paused.contains("paused"), "{paused}");
+            top.press(b"p");
+            top.wait_for("open");
+            // Behind the two queues is the job that runs.
+            top.press(b"kkkkkkjj");
             top.press(b"x");
             top.wait_for("stopped");
             home.run(&["wait", &held.to_string()]);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use procpool_daemon::job::{JobId, Moment, Record, State};
+use procpool_daemon::machine::Gate;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style, Stylize};
@@ -41,7 +42,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View) {
         Constraint::Fill(1),
     ])
     .areas(body);
-    draw_queues(frame, now, top);
+    draw_queues(frame, now, view.selected_queue(), top);
     let clock = Moment::now();
     let title = format!(" running: {} ", now.activity.running.len());
     draw_jobs(frame, &title, &now.running, view.selected(), running, |job| {
@@ -77,21 +78,28 @@ fn foot_line(view: &View) -> Line<'static> {
     if let Some(message) = view.message() {
         return Line::raw(printable(message)).bold();
     }
-    let keys = match view.log {
-        Some(_) => [("↑↓", "scroll"), ("q", "back"), ("", "")],
-        None => [("↑↓", "select"), ("l", "log"), ("x", "stop the job")],
-    };
-    let mut spans = Vec::new();
-    for (key, what) in keys.into_iter().filter(|(key, _)| !key.is_empty()) {
-        spans.extend([Span::raw(key).bold(), Span::raw(format!(" {what}   "))]);
+    // What does something now.
+    let mut keys = Vec::new();
+    if view.log.is_some() {
+        keys.extend([("↑↓", "scroll"), ("q", "back")]);
+    } else {
+        keys.push(("↑↓", "select"));
+        keys.extend(view.selected().map(|_| ("l", "log")));
+        keys.extend(view.selected_running().map(|_| ("x", "stop the job")));
+        keys.extend(view.selected_failed().map(|_| ("r", "run it again")));
+        let pause = if view.is_paused() { "resume the queue" } else { "pause the queue" };
+        keys.extend(view.queue().map(|_| ("p", pause)));
+        keys.push(("q", "leave"));
     }
-    if view.log.is_none() {
-        spans.extend([Span::raw("q").bold(), Span::raw(" leave")]);
+    let mut spans = Vec::new();
+    for (key, what) in keys {
+        spans.extend([Span::raw(key).bold(), Span::raw(format!(" {what}   "))]);
     }
     Line::from(spans)
 }
 
-fn draw_queues(frame: &mut Frame<'_>, now: &Now, area: Rect) {
+fn draw_queues(frame: &mut Frame<'_>, now: &Now, selected: Option<&str>, area: Rect) {
+    let name_width = usize::from(area.width).saturating_sub(2 + 9 + 9 + BAR_MAX as usize + 3);
     let rows = now.queues.iter().map(|queue| {
         let slots = queue.slots.max(queue.running);
         // Each slot a sign, unless there are too many.
@@ -100,11 +108,15 @@ fn draw_queues(frame: &mut Frame<'_>, now: &Now, area: Rect) {
             _ => ((queue.running * BAR_MAX).div_ceil(slots), BAR_MAX),
         };
         let bar = "█".repeat(full as usize) + &"░".repeat((width - full) as usize);
+        let bar = match queue.gate {
+            Gate::Open => Cell::new(bar),
+            Gate::Paused => Cell::new(Line::raw("paused").bold()),
+        };
         Row::new([
-            Cell::new(printable(&queue.name)),
+            Cell::new(cut(&printable(&queue.name), name_width)),
             Cell::new(Line::raw(format!("{}/{}", queue.running, queue.slots)).right_aligned()),
             Cell::new(Line::raw(queue.queued.to_string()).right_aligned()),
-            Cell::new(bar),
+            bar,
         ])
     });
     let widths = [
@@ -116,7 +128,11 @@ fn draw_queues(frame: &mut Frame<'_>, now: &Now, area: Rect) {
     let right = |text: &'static str| Cell::new(Line::raw(text).right_aligned());
     let titles = [Cell::new("queue"), right("running"), right("queued"), Cell::new("slots")];
     let table = Table::new(rows, widths).header(Row::new(titles).dim());
-    frame.render_widget(table.block(Block::bordered().title(" queues ")), area);
+    let table = table
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+        .block(Block::bordered().title(" queues "));
+    let place = now.queues.iter().position(|queue| Some(queue.name.as_str()) == selected);
+    frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(place));
 }
 
 fn draw_jobs(
@@ -127,14 +143,15 @@ fn draw_jobs(
     area: Rect,
     columns: impl Fn(&Record) -> [String; 2],
 ) {
+    let title_width = usize::from(area.width).saturating_sub(2 + 8 + 11 + 10 + 12 + 4);
     let rows = jobs.iter().map(|job| {
         let [first, second] = columns(job);
         Row::new([
             Cell::new(Line::raw(job.id.to_string()).right_aligned()),
             Cell::new(first),
             Cell::new(Line::raw(second).right_aligned()),
-            Cell::new(printable(&job.terms.queue)),
-            Cell::new(printable(&job.terms.title)),
+            Cell::new(cut(&printable(&job.terms.queue), 12)),
+            Cell::new(cut(&printable(&job.terms.title), title_width)),
         ])
     });
     // The number of the millionth job has seven signs, and the longest state eleven.
@@ -193,6 +210,27 @@ fn printable(text: &str) -> String {
     out
 }
 
+/// As much of a text as fits; its end says that there is more.
+fn cut(text: &str, width: usize) -> String {
+    if Span::raw(text).width() <= width {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    let mut left = width.saturating_sub(1);
+    for sign in text.chars() {
+        let wide = Span::raw(sign.to_string()).width();
+        if wide > left {
+            break;
+        }
+        left -= wide;
+        out.push(sign);
+    }
+    if width > 0 {
+        out.push('…');
+    }
+    out
+}
+
 fn word(state: State) -> String {
     state.word().replace('_', " ")
 }
@@ -213,7 +251,7 @@ mod tests {
     use std::time::Instant;
 
     use procpool_daemon::job::{Life, Step, Terms, Who};
-    use procpool_daemon::machine::{Gate, QueueInfo};
+    use procpool_daemon::machine::QueueInfo;
     use procpool_daemon::protocol::{Activity, Pong};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -283,7 +321,7 @@ mod tests {
                 "4096/4096    123456 ████████████████████",
                 "1000000 attempt 1         0.0s thumbnails   render scene-1000000.blend\\u{1b}",
                 "quarantined   0.0s ago default      render scene-7.blend\\u{1b}",
-                "↑↓ select   l log   x stop the job   q leave",
+                "↑↓ select   l log   x stop the job   p pause the queue   q leave",
             ];
             for part in parts {
                 assert!(text.contains(part), "{part:?} is not on\n{text}");
@@ -293,6 +331,43 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    /// Goal: what does not fit is seen to go on, whatever signs it has; a queue that is paused is seen to be.
+    #[test]
+    fn what_is_cut_says_so() {
+        let mut view = view(2);
+        let now = view.now.as_mut().unwrap();
+        now.running[0].terms.title = "convert --resize 640x480 holiday-pictures.tar".into();
+        now.running[1].terms.title = "日本語の長い題名日本語の長い題名日本語".into();
+        now.queues[1].gate = Gate::Paused;
+        now.queues[1].running = 0;
+        let lines = screen(&mut view, 80, 24);
+        let text = lines.join("\n");
+        let parts = ["convert --resize 640x480 holiday…│", "0/4096    123456 paused"];
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not on\n{text}");
+        }
+        assert!(lines.iter().any(|line| line.contains("日") && line.ends_with("…│")), "{text}");
+        assert!(
+            screen(&mut view, 200, 60).iter().any(|line| line.contains("holiday-pictures.tar"))
+        );
+    }
+
+    /// Goal: the keys that are named do what they say to what is selected.
+    #[test]
+    fn keys_are_for_what_is_selected() {
+        let mut view = view(1);
+        let foot = |view: &mut View| screen(view, 80, 24).pop().unwrap();
+        assert!(foot(&mut view).contains("x stop") && !foot(&mut view).contains("run it again"));
+        view.move_by(1);
+        assert_eq!((view.selected_failed(), view.selected_running()), (Some(JobId(7)), None));
+        assert!(foot(&mut view).contains("r run it again   p pause the queue"));
+        view.move_by(-10);
+        assert_eq!((view.selected(), view.selected_queue()), (None, Some("default")));
+        assert_eq!(foot(&mut view), "↑↓ select   p pause the queue   q leave");
+        view.now.as_mut().unwrap().queues[0].gate = Gate::Paused;
+        assert!(foot(&mut view).contains("p resume the queue"));
     }
 
     /// Goal: no size is a panic.

@@ -132,6 +132,16 @@ fn pressed(key: KeyEvent, view: &mut View) -> Pressed {
                 .selected_running()
                 .map_or(Pressed::Nothing, |id| Pressed::Ask(Ask::Abort(id)));
         }
+        KeyCode::Char('r') => {
+            return view
+                .selected_failed()
+                .map_or(Pressed::Nothing, |id| Pressed::Ask(Ask::Retry(id)));
+        }
+        KeyCode::Char('p') => {
+            return view
+                .queue()
+                .map_or(Pressed::Nothing, |queue| Pressed::Ask(Ask::Pause(queue.name.clone())));
+        }
         _ => {}
     }
     Pressed::Nothing

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use procpool_daemon::job::{JobId, Record};
-use procpool_daemon::machine::QueueInfo;
+use procpool_daemon::machine::{Gate, QueueInfo, QueueOrder};
 use procpool_daemon::protocol::{Activity, Pong, Refusal, Request, Response, Stream};
 use procpool_daemon::{Client, Error};
 
@@ -21,7 +21,10 @@ const LOG_PIECES_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) enum Ask {
     Abort(JobId),
+    Retry(JobId),
     Log(JobId),
+    /// Pause a queue, or have it go on if it is paused.
+    Pause(String),
 }
 
 /// What there is to show.
@@ -50,7 +53,11 @@ pub(super) fn serve(client: &Client, asked: &Receiver<Ask>, tell: &Sender<Result
     let mut due = Instant::now();
     loop {
         let told = match asked.recv_timeout(due.saturating_duration_since(Instant::now())) {
-            Ok(ask) => answer(client, &ask),
+            Ok(ask) => {
+                // What it has done is seen at once.
+                due = Instant::now();
+                answer(client, &ask)
+            }
             Err(RecvTimeoutError::Timeout) => {
                 due = Instant::now() + TICK;
                 look(client).map(|now| Told::Now(Box::new(now)))
@@ -69,10 +76,7 @@ fn look(client: &Client) -> Result<Now, Error> {
         Response::Pong(pong) => pong,
         other => return Err(Error::unexpected(&other)),
     };
-    let queues = match client.request(&Request::Queues)? {
-        Response::Queues(queues) => queues,
-        other => return Err(Error::unexpected(&other)),
-    };
+    let queues = queues(client)?;
     let activity = match client.request(&Request::Activity)? {
         Response::Activity(activity) => activity,
         other => return Err(Error::unexpected(&other)),
@@ -80,6 +84,13 @@ fn look(client: &Client) -> Result<Now, Error> {
     let running = records(client, activity.running.iter().take(RUNNING_MAX))?;
     let failures = records(client, activity.failures.iter())?;
     Ok(Now { at: Instant::now(), pong, queues, activity, running, failures })
+}
+
+fn queues(client: &Client) -> Result<Vec<QueueInfo>, Error> {
+    match client.request(&Request::Queues)? {
+        Response::Queues(queues) => Ok(queues),
+        other => Err(Error::unexpected(&other)),
+    }
 }
 
 fn records<'a>(
@@ -95,6 +106,26 @@ fn records<'a>(
 
 fn answer(client: &Client, ask: &Ask) -> Result<Told, Error> {
     match *ask {
+        Ask::Retry(id) => match client.request(&Request::Retry(id)) {
+            Ok(_) => Ok(Told::Message(format!("job {id} is run again"))),
+            Err(error) => refused(error),
+        },
+        Ask::Pause(ref name) => {
+            // As it is now: what is on the screen may be older than the last key.
+            let queues = queues(client)?;
+            let Some(queue) = queues.iter().find(|queue| queue.name == *name) else {
+                return Ok(Told::Message(format!("there is no queue `{name}` any more")));
+            };
+            let (order, what) = match queue.gate {
+                Gate::Open => (QueueOrder::Pause, "paused"),
+                Gate::Paused => (QueueOrder::Resume, "open"),
+            };
+            let request = Request::Queue { name: name.clone(), order };
+            match client.request(&request) {
+                Ok(_) => Ok(Told::Message(format!("queue `{name}` is {what}"))),
+                Err(error) => refused(error),
+            }
+        }
         Ask::Abort(id) => match client.request(&Request::Abort(id)) {
             Ok(_) => Ok(Told::Message(format!("job {id} is being stopped"))),
             Err(error) => refused(error),
