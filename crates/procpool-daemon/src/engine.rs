@@ -1,13 +1,20 @@
 //! Runs jobs: a warm pool for each queue, and the futures of what runs there.
 //!
-//! It decides nothing. It starts what it is told to, and says what became of it.
+//! It decides nothing. It begins what it is told to as soon as there is a slot for it, and says what became of it. What
+//! it has begun is noted first (`store/begun.rs`): what is told to it and not begun can be taken back.
+//!
+//! Each pool has one job more for each slot, which its worker takes up as soon as it has ended another: to wait until
+//! this thread has heard of an end and sent the next job would take longer than a short job does. What
+//! waits there can be taken back as well.
 
-use std::collections::{BTreeMap, HashMap};
+mod ready;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procpool::executor::{EncodedCall, EncodedForm, Options, Verdict};
 use procpool::{JobError, JobFuture, ProcessPool, Report, Shutdown};
@@ -15,8 +22,11 @@ use serde_bytes::ByteBuf;
 
 use crate::command::{self, Order, Setup};
 use crate::config::QueueConfig;
-use crate::job::{Attempt, CommandEnd, Ending, JobId, Outcome, Record, TaskWork, Work};
+use crate::job::{Attempt, CommandEnd, Ending, JobId, Outcome, TaskWork, Work};
 use crate::protocol::Progress;
+use crate::store::{Begun, StoreError};
+pub(crate) use ready::Prepared;
+use ready::{LATE, Ready};
 
 /// How long a worker without work stays: a client that submits job after job finds it warm.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,7 +52,13 @@ pub(crate) struct Engine {
     /// How many jobs of a queue run at a time.
     slots: HashMap<String, usize>,
     pools: HashMap<(String, Kind), Arc<ProcessPool>>,
+    ready: Ready,
+    begun: Begun,
     running: HashMap<JobId, Running>,
+    /// How many of each pool do, or wait there.
+    busy: HashMap<(String, Kind), usize>,
+    /// Those that were given to a pool without a free slot, and when; perhaps some that run by now.
+    extra: VecDeque<(Instant, JobId)>,
     /// Threads that end pools.
     endings: Vec<JoinHandle<()>>,
     on_end: OnEnd,
@@ -52,6 +68,22 @@ pub(crate) struct Engine {
 enum Kind {
     Commands,
     Tasks,
+}
+
+impl Kind {
+    fn of(work: &Work) -> Kind {
+        match work {
+            Work::Command(_) => Kind::Commands,
+            Work::Task(_) => Kind::Tasks,
+        }
+    }
+
+    fn other(self) -> Kind {
+        match self {
+            Kind::Commands => Kind::Tasks,
+            Kind::Tasks => Kind::Commands,
+        }
+    }
 }
 
 struct Running {
@@ -74,6 +106,7 @@ impl Engine {
     pub(crate) fn new(
         queues: BTreeMap<String, QueueConfig>,
         surroundings: Surroundings,
+        begun: Begun,
         on_end: OnEnd,
     ) -> Engine {
         Engine {
@@ -81,7 +114,11 @@ impl Engine {
             surroundings,
             slots: HashMap::new(),
             pools: HashMap::new(),
+            ready: Ready::default(),
+            begun,
             running: HashMap::new(),
+            busy: HashMap::new(),
+            extra: VecDeque::new(),
             endings: Vec::new(),
             on_end,
         }
@@ -131,14 +168,121 @@ impl Engine {
         }
     }
 
-    /// Starts an attempt.
-    pub(crate) fn start(&mut self, attempt: Attempt, record: Record, work: Work) {
-        let Record { id, terms, .. } = record;
-        let kind = match &work {
-            Work::Command(_) => Kind::Commands,
-            Work::Task(_) => Kind::Tasks,
+    /// Has an attempt begin at the next [`begin`](Engine::begin) for which there is a slot.
+    pub(crate) fn prepare(&mut self, prepared: Prepared) {
+        self.ready.add(prepared, Instant::now());
+    }
+
+    /// Begins what is prepared and has a slot. Answers how much that was.
+    ///
+    /// # Errors
+    /// If it cannot be noted that an attempt has begun. It has not, and nothing else must begin either.
+    pub(crate) fn begin(&mut self) -> Result<u64, StoreError> {
+        let mut count = 0;
+        for queue in self.ready.queues() {
+            while let Some(kind) = self.ready.first(&queue).map(|first| Kind::of(&first.work))
+                && let Some(is_extra) = self.room(&queue, kind)
+                && let Some(prepared) = self.ready.next(&queue)
+            {
+                let (id, attempt) = (prepared.id, prepared.attempt);
+                match self.begun.note(id, attempt) {
+                    Ok(true) => {
+                        if is_extra {
+                            self.extra.push_back((Instant::now(), id));
+                        }
+                        self.start(prepared);
+                        count += 1;
+                    }
+                    // What ends makes room; a disk may have some again later.
+                    Ok(false) | Err(StoreError::Full) => {
+                        self.ready.add(prepared, Instant::now());
+                        return Ok(count);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Whether a job of this kind may be given to its pool; and if so, whether it will wait there. Only while the other
+    /// pool of the queue has none: each has as many workers as the queue has slots.
+    fn room(&self, queue: &str, kind: Kind) -> Option<bool> {
+        let slots = self.slots.get(queue).copied().unwrap_or_default();
+        let busy = |kind| self.busy.get(&(queue.to_owned(), kind)).copied().unwrap_or_default();
+        let (own, other) = (busy(kind), busy(kind.other()));
+        match own + other {
+            all if all < slots => Some(false),
+            all if all < slots * 2 && other == 0 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Takes back what is prepared, or waits in its pool; answers its attempt.
+    pub(crate) fn take_back(&mut self, id: JobId) -> Option<Attempt> {
+        self.ready.take(id).or_else(|| self.take_back_begun(id))
+    }
+
+    /// A pool knows exactly whether a worker has had a job.
+    fn take_back_begun(&mut self, id: JobId) -> Option<Attempt> {
+        let Running { attempt, future, .. } = self.running.get(&id)?;
+        let attempt = *attempt;
+        let is_unstarted = match future {
+            Future::Command(future) => !future.is_done() && future.cancel(),
+            Future::Task(_, future) => !future.is_done() && future.cancel(),
+            Future::Refused(_) => false,
         };
-        let key = (terms.queue, kind);
+        if !is_unstarted {
+            return None;
+        }
+        if let Some(pool) = self.forget(id).and_then(|running| running.pool) {
+            self.release(pool);
+        }
+        self.begun.over(id, attempt);
+        Some(attempt)
+    }
+
+    /// The same with all of a queue.
+    pub(crate) fn take_back_all(&mut self, queue: &str) -> Vec<(JobId, Attempt)> {
+        let mut ids = self.ready.ids(queue);
+        let begun = self.running.iter().filter(|(_, running)| running.key.0 == queue);
+        ids.extend(begun.map(|(id, _)| *id));
+        ids.into_iter().filter_map(|id| Some((id, self.take_back(id)?))).collect()
+    }
+
+    /// The same with what has waited too long for a slot.
+    pub(crate) fn take_back_late(&mut self) -> Vec<(JobId, Attempt)> {
+        let now = Instant::now();
+        let mut late = self.ready.take_late(now);
+        while let Some((since, id)) = self.extra.front().copied()
+            && since + LATE <= now
+        {
+            self.extra.pop_front();
+            late.extend(self.take_back_begun(id).map(|attempt| (id, attempt)));
+        }
+        late
+    }
+
+    /// When something will have waited too long.
+    pub(crate) fn late_at(&self) -> Option<Instant> {
+        let extra = self.extra.front().map(|(since, _)| *since + LATE);
+        [self.ready.late_at(), extra].into_iter().flatten().min()
+    }
+
+    /// How much of a queue is prepared and has not begun.
+    pub(crate) fn prepared(&self, queue: &str) -> usize {
+        self.ready.len(queue)
+    }
+
+    /// It is known for good how an attempt ended.
+    pub(crate) fn over(&mut self, id: JobId, attempt: Attempt) {
+        self.begun.over(id, attempt);
+    }
+
+    fn start(&mut self, prepared: Prepared) {
+        let Prepared { id, attempt, terms, work } = prepared;
+        let key = (terms.queue, Kind::of(&work));
+        *self.busy.entry(key.clone()).or_default() += 1;
         let options = Options {
             timeout: terms.timeout,
             cpu_timeout: terms.cpu_timeout,
@@ -222,7 +366,7 @@ impl Engine {
         if self.running.get(&id)?.attempt != attempt {
             return None;
         }
-        let Running { key, pool, future, .. } = self.running.remove(&id)?;
+        let Running { key, pool, future, .. } = self.forget(id)?;
         let (result, report) = match future {
             Future::Command(future) => {
                 let outcome = future.outcome();
@@ -260,9 +404,21 @@ impl Engine {
         Some(Ending { outcome, ran, cpu, peak_rss, pid, ..Ending::nothing() })
     }
 
-    /// True if nothing runs.
+    /// Takes a job out of those that run.
+    fn forget(&mut self, id: JobId) -> Option<Running> {
+        let running = self.running.remove(&id)?;
+        if let Some(busy) = self.busy.get_mut(&running.key) {
+            *busy -= 1;
+        }
+        while self.extra.front().is_some_and(|(_, id)| !self.running.contains_key(id)) {
+            self.extra.pop_front();
+        }
+        Some(running)
+    }
+
+    /// True if nothing runs, and nothing is about to.
     pub(crate) fn is_idle(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && self.ready.is_empty()
     }
 
     /// Ends all workers, and waits until they are gone.

@@ -5,6 +5,7 @@
 //! at once, and a thousand share one `fdatasync`. After the first error nothing is written any more, and what
 //! waits is told to nobody: the daemon ends, and what was not acknowledged may or may not be there.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -72,7 +73,9 @@ pub(crate) struct Kept<T> {
 /// The thread's handle.
 #[derive(Debug)]
 pub(crate) struct Journal<T> {
-    sender: Sender<Entry<T>>,
+    /// What is handed over with the next [`flush`](Journal::flush).
+    entries: Vec<Entry<T>>,
+    sender: Sender<Vec<Entry<T>>>,
     thread: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -86,7 +89,8 @@ impl<T: Send + 'static> Journal<T> {
         // Its bound is what the loop lets clients have under way.
         let (sender, receiver) = mpsc::channel();
         let run = move || {
-            while let Some(batch) = gather(&receiver) {
+            let mut waiting = VecDeque::new();
+            while let Some(batch) = gather(&receiver, &mut waiting) {
                 let result = write(&mut *store, batch);
                 let is_lost = result.is_err();
                 deliver(result);
@@ -98,16 +102,25 @@ impl<T: Send + 'static> Journal<T> {
             store.close()
         };
         let thread = thread::Builder::new().name("procpool-journal".into()).spawn(run)?;
-        Ok(Journal { sender, thread })
+        Ok(Journal { entries: Vec::new(), sender, thread })
     }
 
-    /// Hands an entry over. Without the thread nobody is answered, which is as it shall be.
-    pub(crate) fn push(&self, entry: Entry<T>) {
-        let _ = self.sender.send(entry);
+    /// Adds an entry to those that are handed over next.
+    pub(crate) fn push(&mut self, entry: Entry<T>) {
+        self.entries.push(entry);
+    }
+
+    /// Hands over what was pushed. All at once: handed over one by one, the first would be written alone while the others
+    /// come. Without the thread nobody is answered, which is as it shall be.
+    pub(crate) fn flush(&mut self) {
+        if !self.entries.is_empty() {
+            let _ = self.sender.send(mem::take(&mut self.entries));
+        }
     }
 
     /// Writes what is left, and ends the thread.
-    pub(crate) fn close(self) -> Result<(), StoreError> {
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.flush();
         drop(self.sender);
         // Its panic has ended the process.
         self.thread.join().unwrap_or(Ok(()))
@@ -115,14 +128,23 @@ impl<T: Send + 'static> Journal<T> {
 }
 
 /// The next batch; `None` when there will be none any more.
-fn gather<T>(receiver: &Receiver<Entry<T>>) -> Option<Vec<Entry<T>>> {
-    let first = receiver.recv().ok()?;
+fn gather<T>(
+    receiver: &Receiver<Vec<Entry<T>>>,
+    waiting: &mut VecDeque<Entry<T>>,
+) -> Option<Vec<Entry<T>>> {
+    if waiting.is_empty() {
+        waiting.extend(receiver.recv().ok()?);
+    }
     let since = Instant::now();
-    let mut changes = first.changes.len();
-    let mut batch = vec![first];
+    let mut changes = 0;
+    let mut batch = Vec::new();
     while changes < BATCH_CHANGES_MAX && since.elapsed() < BATCH_TIME_MAX {
-        let Ok(entry) = receiver.try_recv() else {
-            break;
+        let Some(entry) = waiting.pop_front() else {
+            let Ok(entries) = receiver.try_recv() else {
+                break;
+            };
+            waiting.extend(entries);
+            continue;
         };
         changes += entry.changes.len();
         batch.push(entry);

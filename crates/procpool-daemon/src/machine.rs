@@ -24,7 +24,7 @@ use crate::job::{
 };
 use crate::store::Change;
 
-pub use event::{Answer, Effects, Event, Then};
+pub use event::{Answer, Because, Effects, Event, Then};
 pub use queue::{Gate, Queue, QueueInfo, QueueOrder, QueueSetting};
 
 /// All jobs that have not ended.
@@ -104,6 +104,18 @@ impl Machine {
         self.queues[queue].set(setting);
     }
 
+    /// Whether jobs of a queue are started.
+    pub fn starts(&self, name: &str) -> bool {
+        let queue = self.queues.iter().find(|queue| queue.name() == name);
+        !self.is_draining && queue.is_some_and(|queue| !queue.is_paused())
+    }
+
+    /// The jobs that run, and their attempts.
+    pub fn attempts(&self) -> impl Iterator<Item = (JobId, Attempt)> {
+        let ids = self.queues.iter().flat_map(Queue::running_ids);
+        ids.map(|id| (id, self.jobs[&id].life.attempts))
+    }
+
     /// True if no job is started any more.
     pub fn is_draining(&self) -> bool {
         self.is_draining
@@ -145,16 +157,22 @@ impl Machine {
         let answer = match event {
             Event::Submit { spec, by, ended } => self.submit(*spec, by, &ended, now, effects),
             Event::Ended { id, attempt, ending } => self.ended(id, attempt, *ending, now, effects),
-            Event::Cancel { id, by } => self.cancel(id, by, now, effects),
-            Event::Abort { id, by } => match self.cancel(id, by, now, effects) {
-                Answer::Running => {
-                    let entry = self.jobs.get_mut(&id).expect("it runs");
-                    entry.stopped_by.get_or_insert(by);
-                    effects.then.push(Then::Stop { id });
-                    Answer::Running
+            Event::TakenBack { id, attempt, because } => {
+                self.taken_back(id, attempt, because, effects);
+                Answer::Nothing
+            }
+            Event::Cancel { id, taken_back, by } => self.cancel(id, taken_back, by, now, effects),
+            Event::Abort { id, taken_back, by } => {
+                match self.cancel(id, taken_back, by, now, effects) {
+                    Answer::Running => {
+                        let entry = self.jobs.get_mut(&id).expect("it runs");
+                        entry.stopped_by.get_or_insert(by);
+                        effects.then.push(Then::Stop { id });
+                        Answer::Running
+                    }
+                    other => other,
                 }
-                other => other,
-            },
+            }
             Event::Retry { record, by } => self.retry(*record, by, now, effects),
             Event::Queue { name, order } => {
                 let index = self.queue_or_new(&name);
@@ -167,9 +185,13 @@ impl Machine {
                 self.configure(&queues);
                 Answer::Nothing
             }
-            Event::Restarted => {
+            Event::Restarted { unbegun } => {
                 for id in self.running_ids() {
-                    self.interrupt(id, "the daemon ended while it ran", now, effects);
+                    if unbegun.contains(&id) {
+                        self.wait_again(id, effects);
+                    } else {
+                        self.interrupt(id, "the daemon ended while it ran", now, effects);
+                    }
                 }
                 self.fire(now, effects);
                 Answer::Nothing
@@ -312,11 +334,45 @@ impl Machine {
         effects.changes.push(Change::Step { id, life: entry.life.clone() });
     }
 
-    fn cancel(&mut self, id: JobId, by: Who, now: Moment, effects: &mut Effects) -> Answer {
+    /// A job that has a slot does not begin, if it is still that attempt.
+    fn taken_back(&mut self, id: JobId, attempt: Attempt, because: Because, effects: &mut Effects) {
+        if self.state(id) != Some(State::Running(attempt)) {
+            return;
+        }
+        if because == Because::Late {
+            let queue = self.jobs[&id].queue;
+            self.queues[queue].note_late();
+        }
+        self.wait_again(id, effects);
+    }
+
+    fn wait_again(&mut self, id: JobId, effects: &mut Effects) {
+        let entry = self.jobs.get_mut(&id).expect("it has a slot");
+        self.queues[entry.queue].count_ended(id);
+        entry.take_back();
+        effects.changes.push(Change::Back { id, life: entry.life.clone() });
+        self.enqueue(id);
+    }
+
+    fn cancel(
+        &mut self,
+        id: JobId,
+        taken_back: Option<Attempt>,
+        by: Who,
+        now: Moment,
+        effects: &mut Effects,
+    ) -> Answer {
         match self.state(id) {
             None => Answer::NotLive,
-            Some(State::Running(_)) => Answer::Running,
-            Some(_) => {
+            Some(State::Running(attempt)) if taken_back != Some(attempt) => Answer::Running,
+            Some(state) => {
+                if let State::Running(_) = state {
+                    let entry = self.jobs.get_mut(&id).expect("it has a state");
+                    self.queues[entry.queue].count_ended(id);
+                    entry.take_back();
+                    // Where it is taken out of again.
+                    self.enqueue(id);
+                }
                 let step = Step { at: now, state: State::Cancelled, who: by, why: None };
                 self.end(id, step, Ending::nothing(), effects);
                 Answer::Cancelled
@@ -335,7 +391,11 @@ impl Machine {
         if self.state(id) != Some(State::Running(attempt)) {
             return Answer::NotLive;
         }
+        effects.then.push(Then::Over { id, attempt });
         let entry = self.jobs.get_mut(&id).expect("it has a state");
+        if !never_ran(&ending) {
+            self.queues[entry.queue].note_ran(ending.ran);
+        }
         let killed_its_worker = matches!(ending.outcome, Outcome::Error(Verdict::Died { .. }));
         entry.life.deaths += u32::from(killed_its_worker);
         let state = ending.outcome.state();
@@ -380,6 +440,7 @@ impl Machine {
     /// A job ran, and it is not known how far it came.
     fn interrupt(&mut self, id: JobId, why: &str, now: Moment, effects: &mut Effects) {
         let entry = &self.jobs[&id];
+        effects.then.push(Then::Over { id, attempt: entry.life.attempts });
         if entry.used <= entry.retries && entry.stopped_by.is_none() {
             self.try_again(id, why, now, effects);
             return;

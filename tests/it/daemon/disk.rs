@@ -15,7 +15,8 @@ use crate::support::{Meeting, TempDir, test, wait_until};
 const GUEST: &str = env!("CARGO_BIN_EXE_guest");
 
 /// Goal: on a full disk jobs are refused, those that run are ended well, and when there is room again all goes on.
-/// Method: a daemon in a mount namespace of its own, with its state on a file system of 48 MiB, which a file fills.
+/// Method: a daemon in a mount namespace of its own, with its state on a file system of 40 MiB, which a file fills: there is
+/// room for the ballast, and not for all of the log's length.
 /// Covers: F-116
 #[test]
 fn a_full_disk_refuses_jobs_and_records_ends() {
@@ -30,7 +31,7 @@ fn a_full_disk_refuses_jobs_and_records_ends() {
         let socket = home.path().join("socket");
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "sh", "-c"]);
-        unshare.arg("mount -t tmpfs -o size=48m,mode=700 tmpfs \"$0\" && exec \"$@\"").arg(&state);
+        unshare.arg("mount -t tmpfs -o size=40m,mode=700 tmpfs \"$0\" && exec \"$@\"").arg(&state);
         let daemon = home.command();
         unshare.arg(daemon.get_program()).args(daemon.get_args()).arg("--socket").arg(&socket);
         unshare.env_remove("PROCPOOL_SOCKET").stdin(Stdio::null()).stdout(Stdio::null());

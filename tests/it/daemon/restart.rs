@@ -3,7 +3,7 @@
 use std::process::{self, Stdio};
 
 use nix::sys::signal::Signal;
-use procpool_daemon::job::{Command, JobSpec, Terms, Work};
+use procpool_daemon::job::{Command, JobId, JobSpec, State, TaskWork, Terms, Work};
 use procpool_daemon::protocol::{Request, Response};
 
 use super::fixture::Home;
@@ -51,6 +51,63 @@ fn a_killed_daemon_loses_nothing() {
         let all = home.out(&["status"]);
         assert_eq!(all.lines().count(), 103);
         daemon.stop();
+    });
+}
+
+const ROUNDS: usize = 20;
+
+/// Goal: of the jobs that had slots when the daemon was killed only the one that a worker had is interrupted. The others,
+/// whose slot was not free yet, run once, as if nothing had been, though none may be started twice.
+/// Method: short tasks, until slots are given in advance; a command that holds the only one, and others behind it. They
+/// have their slots for a moment only, so there are some rounds if that has passed.
+/// Covers: F-120, F-125
+#[test]
+fn a_slot_in_advance_is_no_start() {
+    test(|| {
+        let home = Home::with_tasks(1);
+        for round in 1.. {
+            let daemon = home.start();
+            let client = daemon.client();
+            let submit = || {
+                let task = "it::daemon::tasks::double".to_owned();
+                let work = TaskWork { task, fingerprint: None, argument: b"21".to_vec() };
+                let terms = Terms { queue: "tasks".into(), ..Terms::new("double") };
+                let spec = JobSpec { terms, work: Work::Task(work) };
+                match client.request(&Request::Submit(spec)).unwrap() {
+                    Response::Submitted(id) => id,
+                    other => panic!("{other:?}"),
+                }
+            };
+            for id in (0..100).map(|_| submit()).collect::<Vec<_>>() {
+                client.request(&Request::Wait(id)).unwrap();
+            }
+            let meeting = Meeting::new();
+            let held = home.submit(&["-q", "tasks", "--", GUEST, &meeting.path(), "held"]);
+            let guest = meeting.next();
+            let behind: Vec<JobId> = (0..4).map(|_| submit()).collect();
+            let in_advance = match client.request(&Request::Records(behind.clone())).unwrap() {
+                Response::Records(records) => {
+                    let states = records.iter().flatten().map(|record| record.life.state());
+                    states.filter(|state| *state == State::Running(1)).count()
+                }
+                other => panic!("{other:?}"),
+            };
+            daemon.kill();
+            drop((client, guest));
+            let daemon = home.start();
+            for id in &behind {
+                home.out(&["wait", &id.to_string()]);
+                assert_eq!(home.history(id.0), ["queued", "running", "succeeded"]);
+                assert_eq!(home.status(id.0)["attempts"], 1);
+            }
+            assert_eq!(home.history(held), ["queued", "running", "interrupted"]);
+            daemon.stop();
+            println!("round {round}: {in_advance} had slots in advance");
+            if in_advance > 0 {
+                return;
+            }
+            assert!(round < ROUNDS, "no job was ever given a slot in advance");
+        }
     });
 }
 

@@ -179,7 +179,7 @@ fn under_strace(
     strace.args(["-f", "-qq", "-b", "execve", "-o"]).arg(&log);
     strace.arg("-e").arg(format!("trace={calls}"));
     strace.arg("-e").arg(format!("inject={calls}:{inject}:when={nth}"));
-    for name in FILES {
+    for name in FILES.into_iter().chain(["begun", "begun.new"]) {
         strace.arg("-P").arg(watched.home.state().join(name));
     }
     let daemon = watched.home.command();

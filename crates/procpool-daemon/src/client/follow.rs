@@ -356,7 +356,14 @@ impl Control for Jobs {
     }
 
     fn is_running(&self, job: &Promise) -> bool {
-        let Some(id) = numbered(job).filter(|_| !is_forked_child()) else {
+        if is_forked_child() {
+            return false;
+        }
+        if numbered(job).is_none() {
+            // It may run before its number is here. What is read of the journal is answered after what was written before.
+            let _ = self.client.request(&Request::Records(Vec::new()));
+        }
+        let Some(id) = numbered(job) else {
             return false;
         };
         match self.client.request(&Request::Records(vec![id])) {

@@ -50,6 +50,13 @@ impl Entry {
         }
         history.push(step);
     }
+
+    /// It was given a slot, and did not begin: all is as it was before.
+    pub(super) fn take_back(&mut self) {
+        self.life.history.pop();
+        self.life.attempts -= 1;
+        self.used -= 1;
+    }
 }
 
 /// How many attempts count: those since it last ended, if it is being retried.

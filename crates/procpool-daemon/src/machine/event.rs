@@ -1,5 +1,7 @@
 //! What can happen, and what follows from it.
 
+use std::collections::HashSet;
+
 use crate::job::{Attempt, Ending, JobId, JobSpec, Record, State, Who};
 use crate::store::Change;
 
@@ -26,10 +28,21 @@ pub enum Event {
         /// How.
         ending: Box<Ending>,
     },
+    /// A job that was given a slot has been taken back before it began.
+    TakenBack {
+        /// The job.
+        id: JobId,
+        /// Its attempt.
+        attempt: Attempt,
+        /// Why.
+        because: Because,
+    },
     /// A job shall not be started.
     Cancel {
         /// The job.
         id: JobId,
+        /// The attempt, if it was given a slot and has been taken back before it began.
+        taken_back: Option<Attempt>,
         /// Who wants it.
         by: Who,
     },
@@ -37,6 +50,8 @@ pub enum Event {
     Abort {
         /// The job.
         id: JobId,
+        /// As above.
+        taken_back: Option<Attempt>,
         /// Who wants it.
         by: Who,
     },
@@ -58,7 +73,10 @@ pub enum Event {
     Configured(Vec<(String, usize)>),
     /// All jobs of an earlier daemon are [restored](Machine::restore). What ran then is interrupted, or run again if
     /// it may be: nobody knows how far it had come.
-    Restarted,
+    Restarted {
+        /// Those that had a slot and certainly no worker. They wait again.
+        unbegun: HashSet<JobId>,
+    },
     /// A running job is given up, since the daemon ends.
     Interrupt {
         /// The job.
@@ -68,6 +86,15 @@ pub enum Event {
     Drain,
     /// Time has passed.
     Time,
+}
+
+/// Why a job was taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Because {
+    /// The slot that it was given in advance did not become free in time.
+    Late,
+    /// Its queue starts no jobs any more.
+    Closed,
 }
 
 /// What a caller of [`Machine::handle`] is told at once.
@@ -101,6 +128,13 @@ pub struct Effects {
 pub enum Then {
     /// Give the job to a worker.
     Start {
+        /// The job.
+        id: JobId,
+        /// Its attempt.
+        attempt: Attempt,
+    },
+    /// An attempt is over, and that is known: it counts as begun no longer.
+    Over {
         /// The job.
         id: JobId,
         /// Its attempt.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::entry::HISTORY_MAX;
+use super::queue::AHEAD_MAX;
 use super::*;
 use crate::job::{CommandEnd, Terms, Work};
 
@@ -45,7 +46,7 @@ impl Disk {
                 assert!(self.jobs.insert(record.id, record.clone()).is_none(), "a number twice");
                 self.last = self.last.max(record.id.0);
             }
-            Change::Step { id, life } => {
+            Change::Step { id, life } | Change::Back { id, life } => {
                 assert!(!life.state().is_terminal());
                 self.jobs.get_mut(id).expect("only kept jobs make steps").life = life.clone();
             }
@@ -63,7 +64,12 @@ impl Disk {
     }
 
     /// A machine that takes up what is here, as the server does it.
-    fn restart(&self, now: Moment, effects: &mut Effects) -> Machine {
+    fn restart(
+        &self,
+        begun: Option<&BTreeMap<JobId, Attempt>>,
+        now: Moment,
+        effects: &mut Effects,
+    ) -> Machine {
         let mut machine = Machine::new(queues(), JobId(self.last + 1));
         for (name, setting) in &self.settings {
             machine.restore_queue(name, *setting);
@@ -83,7 +89,11 @@ impl Disk {
                 .collect();
             machine.restore(record.clone(), &ended, now, effects);
         }
-        machine.handle(Event::Restarted, now, effects);
+        let unbegun = machine
+            .attempts()
+            .filter(|(id, attempt)| begun.is_some_and(|begun| begun.get(id) != Some(attempt)));
+        let unbegun = unbegun.map(|(id, _)| id).collect();
+        machine.handle(Event::Restarted { unbegun }, now, effects);
         machine
     }
 }
@@ -104,8 +114,12 @@ struct Play {
     random: Random,
     machine: Machine,
     disk: Disk,
+    /// Attempts that have a slot and have not begun.
+    ready: BTreeMap<JobId, Attempt>,
     /// Attempts that a worker has, and that have not ended.
     running: BTreeMap<JobId, Attempt>,
+    /// Attempts of which it is noted that they have begun, and not known for good how they ended.
+    begun: BTreeMap<JobId, Attempt>,
     seen: HashMap<JobId, Seen>,
     now: Moment,
 }
@@ -116,7 +130,9 @@ impl Play {
             random: Random(seed),
             machine: Machine::new(queues(), JobId(1)),
             disk: Disk::default(),
+            ready: BTreeMap::new(),
             running: BTreeMap::new(),
+            begun: BTreeMap::new(),
             seen: HashMap::new(),
             now: Moment(1_000_000),
         }
@@ -131,17 +147,59 @@ impl Play {
             match then {
                 Then::Start { id, attempt } => {
                     assert_eq!(self.disk.jobs[&id].life.state(), State::Running(attempt));
-                    let seen = self.seen.entry(id).or_default();
-                    seen.started += 1;
-                    assert!(seen.started <= 1 + seen.retries, "job {id} is started too often");
-                    assert!(self.running.insert(id, attempt).is_none(), "job {id} runs twice");
+                    assert!(self.ready.insert(id, attempt).is_none(), "job {id} has two slots");
+                    // At once, or some other time, or never.
+                    if self.random.below(3) > 0 {
+                        self.begin(id);
+                    }
                 }
-                Then::Stop { .. } => {}
+                Then::Over { id, attempt } => {
+                    assert_ne!(self.disk.jobs[&id].life.state(), State::Running(attempt));
+                    if self.begun.get(&id) == Some(&attempt) {
+                        self.begun.remove(&id);
+                    }
+                }
+                Then::Stop { id } => {
+                    if let Some(attempt) = self.ready.remove(&id) {
+                        let outcome = Outcome::Error(Verdict::Cancelled { started: false });
+                        let ending = Box::new(Ending { outcome, ..Ending::nothing() });
+                        self.handle(Event::Ended { id, attempt, ending });
+                    }
+                }
                 Then::Tell { id, state } => {
                     assert_eq!(self.disk.jobs[&id].life.state(), state, "told before it was kept");
                 }
             }
         }
+    }
+
+    /// A worker has it.
+    fn begin(&mut self, id: JobId) {
+        let Some(attempt) = self.ready.remove(&id) else {
+            return;
+        };
+        assert_eq!(self.disk.jobs[&id].life.state(), State::Running(attempt));
+        let seen = self.seen.entry(id).or_default();
+        seen.started += 1;
+        assert!(seen.started <= 1 + seen.retries, "job {id} is started too often");
+        assert!(self.running.insert(id, attempt).is_none(), "job {id} runs twice");
+        self.begun.insert(id, attempt);
+    }
+
+    /// Something that has a slot begins, or is taken back.
+    fn begin_or_not(&mut self) {
+        let nth = self.random.below(1 + self.ready.len() as u64) as usize;
+        let Some((id, attempt)) = self.ready.iter().nth(nth).map(|(id, a)| (*id, *a)) else {
+            return;
+        };
+        if self.random.below(2) == 0 {
+            return self.begin(id);
+        }
+        self.ready.remove(&id);
+        let because = if self.random.below(2) == 0 { Because::Late } else { Because::Closed };
+        self.handle(Event::TakenBack { id, attempt, because });
+        // Said of an attempt that is not that one: not heard.
+        self.handle(Event::TakenBack { id, attempt: attempt + 7, because });
     }
 
     fn handle(&mut self, event: Event) -> Answer {
@@ -192,6 +250,11 @@ impl Play {
         let nth = self.random.below(count) as usize;
         let (id, attempt) = self.running.iter().nth(nth).map(|(id, a)| (*id, *a)).expect("so many");
         let mut ending = Ending::nothing();
+        // Short ones, or there would never be a slot in advance; sometimes a long one.
+        ending.ran = Duration::from_micros(match self.random.below(40) {
+            0 => 90_000,
+            _ => 100,
+        });
         ending.outcome = match self.random.below(6) {
             0 => Outcome::Command(CommandEnd::Exit(1)),
             1 => Outcome::Command(CommandEnd::Signal(9, false)),
@@ -237,7 +300,7 @@ impl Play {
                     let ending = Box::new(Ending::nothing());
                     Event::Ended { id, attempt: *attempt, ending }
                 }
-                (1, _) => Event::Cancel { id, by: Who::Client(3) },
+                (1, _) => Event::Cancel { id, taken_back: None, by: Who::Client(3) },
                 _ => Event::Time,
             };
             self.machine.handle(event, self.now, &mut lost);
@@ -248,22 +311,32 @@ impl Play {
     fn crash(&mut self) {
         self.lose();
         self.running.clear();
+        self.ready.clear();
         let mut effects = Effects::default();
-        self.machine = self.disk.restart(self.now, &mut effects);
+        // After a crash of the machine nobody knows what had begun.
+        let known = (self.random.below(4) > 0).then_some(&self.begun);
+        let begun_before = known.cloned();
+        self.machine = self.disk.restart(known, self.now, &mut effects);
         for record in self.disk.jobs.values() {
             if let State::Running(_) = record.life.state() {
-                let has_ended = effects.changes.iter().any(|change| match change {
-                    Change::Step { id, .. } | Change::End { id, .. } => *id == record.id,
+                let was_begun =
+                    begun_before.as_ref().is_none_or(|begun| begun.contains_key(&record.id));
+                let is_known = effects.changes.iter().any(|change| match change {
+                    Change::Step { id, .. } | Change::End { id, .. } => {
+                        *id == record.id && was_begun
+                    }
+                    Change::Back { id, .. } => *id == record.id && !was_begun,
                     _ => false,
                 });
-                assert!(has_ended, "job {} is thought to run", record.id);
+                assert!(is_known, "job {} is thought to run", record.id);
             }
         }
         self.follow(effects);
     }
 
     fn step(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(24) {
+            20..=23 => self.begin_or_not(),
             0..=5 => self.submit(),
             6..=11 => self.end(),
             12 | 13 => {
@@ -273,9 +346,10 @@ impl Play {
             14 | 15 => {
                 if let Some(id) = self.any_job() {
                     let by = Who::Client(2);
+                    let taken_back = self.ready.remove(&id);
                     let event = match self.random.below(2) {
-                        0 => Event::Cancel { id, by },
-                        _ => Event::Abort { id, by },
+                        0 => Event::Cancel { id, taken_back, by },
+                        _ => Event::Abort { id, taken_back, by },
                     };
                     self.handle(event);
                 }
@@ -313,11 +387,12 @@ impl Play {
         }
         for queue in self.machine.queues() {
             // Fewer slots stop nothing that runs, and start nothing more.
-            let allowed = queue.slots.max(slots_before.get(&queue.name).copied().unwrap_or(0));
+            let allowed = queue.slots + AHEAD_MAX as u64;
+            let allowed = allowed.max(slots_before.get(&queue.name).copied().unwrap_or(0));
             assert!(queue.running <= allowed, "{queue:?} has more than {allowed} slots");
         }
         let running = live.iter().filter(|r| matches!(r.life.state(), State::Running(_))).count();
-        assert_eq!(running, self.running.len());
+        assert_eq!(running, self.running.len() + self.ready.len());
         assert_eq!(running, self.machine.running_ids().len());
         let edges: usize = self.machine.dependents.values().map(BTreeSet::len).sum();
         assert_eq!(edges, self.machine.edges);
@@ -333,6 +408,7 @@ impl Play {
                 return;
             }
             self.end();
+            self.begin_or_not();
             if let Some(due) = self.machine.next_time() {
                 self.now = self.now.max(due);
             }

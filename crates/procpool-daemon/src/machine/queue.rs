@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,21 @@ pub struct Queue {
     setting: QueueSetting,
     waiting: BTreeSet<(Reverse<i32>, JobId)>,
     running: BTreeSet<JobId>,
+    /// How long its jobs take: the longest of late, which counts less with each that is shorter.
+    pace: Duration,
 }
+
+/// So much work may be given slots that are not free yet, for each slot. A job waits for the journal before it begins:
+/// the next ones wait meanwhile, so that a slot has work for at least as long as a commit takes. It is little enough
+/// that nobody sees a job said to run that does not.
+const AHEAD_TIME: Duration = Duration::from_millis(4);
+/// The most jobs that have slots in advance: a commit keeps no more.
+pub(super) const AHEAD_MAX: usize = 64;
+/// How long the jobs of a queue of which nothing is known take, or of one in which a job took longer than was thought:
+/// some twenty short ones have to be seen before any is given a slot in advance.
+const PACE_MAX: Duration = Duration::from_millis(64);
+/// The shortest that is believed.
+const PACE_MIN: Duration = Duration::from_micros(20);
 
 /// What somebody has set of a queue while the daemon ran. It is kept, and goes before the configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +97,7 @@ impl Queue {
             setting: QueueSetting::default(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
+            pace: PACE_MAX,
         }
     }
 
@@ -107,6 +123,26 @@ impl Queue {
             running: self.running.len() as u64,
             gate: self.setting.gate,
         }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.setting.gate == Gate::Paused
+    }
+
+    /// A job has ended that ran for so long.
+    pub(super) fn note_ran(&mut self, ran: Duration) {
+        self.pace = ran.max(self.pace * 7 / 8).clamp(PACE_MIN, PACE_MAX);
+    }
+
+    /// A job took longer than was thought.
+    pub(super) fn note_late(&mut self) {
+        self.pace = PACE_MAX;
+    }
+
+    /// How many jobs are given a slot before it is free.
+    fn ahead(&self) -> usize {
+        let each = AHEAD_TIME.as_micros() / self.pace.as_micros();
+        self.slots().saturating_mul(each as usize).min(AHEAD_MAX)
     }
 
     pub(super) fn setting(&self) -> QueueSetting {
@@ -147,9 +183,9 @@ impl Queue {
         self.running.remove(&id);
     }
 
-    /// The next job to start, if there is one and a slot for it; it counts as running then.
+    /// The next job to start, if there is one and a slot for it, or soon will be; it counts as running then.
     pub(super) fn take_next(&mut self) -> Option<JobId> {
-        if self.setting.gate == Gate::Paused || self.running.len() >= self.slots() {
+        if self.is_paused() || self.running.len() >= self.slots().saturating_add(self.ahead()) {
             return None;
         }
         let (_, id) = self.waiting.pop_first()?;

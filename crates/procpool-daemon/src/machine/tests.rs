@@ -1,5 +1,6 @@
 //! Event lists against the machine: no processes, no clock.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::entry::HISTORY_MAX;
@@ -85,7 +86,8 @@ fn a_start_is_recorded_with_the_submit_that_made_it() {
     assert_eq!(play.starts(), [id]);
     play.end(id, 1, exit(0));
     assert_eq!(play.recorded(id), Some(State::Succeeded));
-    assert_eq!(play.effects.then, [Then::Tell { id, state: State::Succeeded }]);
+    let tell = Then::Tell { id, state: State::Succeeded };
+    assert_eq!(play.effects.then, [Then::Over { id, attempt: 1 }, tell]);
     assert!(play.machine.is_empty());
 }
 
@@ -157,7 +159,7 @@ fn a_restart_interrupts_what_ran() {
         let Play { machine, effects, now } = &mut after;
         machine.restore(record, &[], *now, effects);
     }
-    after.handle(Event::Restarted);
+    after.handle(Event::Restarted { unbegun: HashSet::new() });
     assert_eq!(after.recorded(JobId(1)), Some(State::Interrupted { may_have_run: true }));
     assert_eq!(after.recorded(JobId(2)), Some(State::Scheduled));
     assert!(after.starts().is_empty());
@@ -169,7 +171,7 @@ fn a_stop_is_recorded_as_whose_it_was() {
     let mut play = Play::new(1);
     let id = play.submit(Terms { retries: 3, ..Terms::new("a") });
     let by = Who::Client(77);
-    assert_eq!(play.handle(Event::Abort { id, by }), Answer::Running);
+    assert_eq!(play.handle(Event::Abort { id, taken_back: None, by }), Answer::Running);
     assert_eq!(play.effects.then, [Then::Stop { id }]);
     play.end(id, 1, Outcome::Error(Verdict::Cancelled { started: true }));
     match &play.effects.changes[..] {
@@ -242,4 +244,93 @@ fn a_history_keeps_its_first_and_last_steps() {
     assert_eq!((life.history.len(), life.attempts), (HISTORY_MAX, 101));
     assert_eq!(life.history[0].who, Who::Client(1));
     assert_eq!(life.state(), State::Running(101));
+}
+
+/// Ends so many jobs that take so long, and that many others wait for their slots.
+fn after_short_ones(play: &mut Play, count: u64) {
+    for _ in 0..count {
+        let id = play.submit(Terms::new("a"));
+        let ran = Duration::from_micros(100);
+        let ending = Box::new(Ending { outcome: exit(0), ran, ..Ending::nothing() });
+        play.handle(Event::Ended { id, attempt: 1, ending });
+    }
+}
+
+#[test]
+fn short_jobs_are_given_slots_in_advance() {
+    let mut play = Play::new(2);
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        let ids: Vec<JobId> = (0..200).map(|_| play.submit(Terms::new("a"))).collect();
+        counts.push(play.machine.running());
+        for id in ids {
+            play.handle(Event::Cancel { id, taken_back: None, by: Who::Daemon });
+            let attempt = play.machine.jobs.get(&id).map_or(1, |entry| entry.life.attempts);
+            play.end(id, attempt, exit(0));
+        }
+        assert!(play.machine.is_empty());
+        after_short_ones(&mut play, 100);
+    }
+    // Of the first nothing was known. No more than one commit keeps.
+    assert_eq!(counts, [2, 2 + queue::AHEAD_MAX, 2 + queue::AHEAD_MAX]);
+}
+
+#[test]
+fn who_waits_too_long_for_a_slot_is_as_before() {
+    let mut play = Play::new(1);
+    after_short_ones(&mut play, 100);
+    let ids: Vec<JobId> = (0..3).map(|_| play.submit(Terms::new("a"))).collect();
+    assert_eq!(play.machine.running_ids(), ids);
+    let because = Because::Late;
+    // Another attempt is not meant.
+    play.handle(Event::TakenBack { id: ids[1], attempt: 2, because });
+    assert!(play.effects.changes.is_empty());
+    play.handle(Event::TakenBack { id: ids[2], attempt: 1, because });
+    let [Change::Back { id, life }] = &play.effects.changes[..] else {
+        panic!("{:?}", play.effects);
+    };
+    assert_eq!((*id, life.attempts, life.history.len()), (ids[2], 0, 1));
+    assert_eq!(life.state(), State::Queued);
+    play.handle(Event::TakenBack { id: ids[1], attempt: 1, because });
+    // No slot in advance any more.
+    assert_eq!((play.machine.running_ids(), play.starts()), (vec![ids[0]], vec![]));
+    play.end(ids[0], 1, exit(0));
+    assert_eq!(play.starts(), [ids[1]]);
+}
+
+#[test]
+fn who_was_taken_back_is_cancelled_without_having_run() {
+    let mut play = Play::new(1);
+    let id = play.submit(Terms::new("a"));
+    let by = Who::Client(2);
+    assert_eq!(play.handle(Event::Cancel { id, taken_back: Some(2), by }), Answer::Running);
+    assert_eq!(play.handle(Event::Cancel { id, taken_back: Some(1), by }), Answer::Cancelled);
+    let Some(Change::End { life, .. }) = play.effects.changes.first() else {
+        panic!("{:?}", play.effects);
+    };
+    let states: Vec<State> = life.history.iter().map(|step| step.state).collect();
+    assert_eq!((states, life.attempts), (vec![State::Queued, State::Cancelled], 0));
+    assert!(play.machine.is_empty() && play.machine.running() == 0);
+}
+
+#[test]
+fn what_had_a_slot_and_no_worker_waits_again_after_a_crash() {
+    let mut play = Play::new(2);
+    let (begun, unbegun) = (play.submit(Terms::new("a")), play.submit(Terms::new("b")));
+    let mut after = Machine::new(vec![Queue::new("default", 2)], JobId(3));
+    let mut effects = Effects::default();
+    for id in [begun, unbegun] {
+        let life = play.machine.jobs[&id].life.clone();
+        after.restore(Record { id, terms: Terms::new("a"), life }, &[], T0, &mut effects);
+    }
+    after.handle(Event::Restarted { unbegun: HashSet::from([unbegun]) }, T0, &mut effects);
+    let is_interrupted = effects.changes.iter().any(|change| match change {
+        Change::End { id, life, .. } => {
+            *id == begun && life.state() == State::Interrupted { may_have_run: true }
+        }
+        _ => false,
+    });
+    assert!(is_interrupted, "{effects:?}");
+    assert!(effects.then.contains(&Then::Over { id: begun, attempt: 1 }));
+    assert!(effects.then.contains(&Then::Start { id: unbegun, attempt: 1 }));
 }

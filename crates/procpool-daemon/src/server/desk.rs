@@ -7,7 +7,10 @@ mod logs;
 mod operate;
 mod retire;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod waits;
+mod works;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -16,21 +19,24 @@ use std::path::PathBuf;
 use std::process;
 use std::time::{Duration, Instant};
 
+use procpool::executor::Verdict;
+
 use self::history::History;
 use self::retire::Retire;
 use crate::command::log_path;
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Engine, Prepared};
 use crate::error::Error;
-use crate::job::{Attempt, JobId, JobSpec, Moment, State, Who};
+use crate::job::{Attempt, Ending, JobId, JobSpec, Moment, Outcome, State, Terms, Who, Work};
 use crate::journal::{Entry, Found, Journal, Kept, Query};
-use crate::machine::{Answer, Effects, Event, Machine, Then};
+use crate::machine::{Answer, Because, Effects, Event, Machine, QueueInfo, Then};
 use crate::protocol::{
     Cancelled, Health, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream,
 };
 use crate::store::{Space, StoreError};
 use followers::{Follower, Followers};
 use waits::{TooMany, Waits};
+use works::Works;
 
 /// The most jobs that one request may name.
 const IDS_MAX: usize = 1000;
@@ -52,7 +58,7 @@ pub(super) struct Asker {
 #[derive(Debug)]
 pub(super) enum Purpose {
     /// What follows from an event, and the answer to whoever made it happen.
-    Then { then: Vec<Then>, answer: Option<(Asker, Response)> },
+    Then { then: Vec<Then>, known: Vec<(Terms, Work)>, answer: Option<(Asker, Response)> },
     /// The answer is what was found.
     Answer(Asker),
     /// Whether a job has ended before; or how it has.
@@ -99,6 +105,7 @@ pub(super) struct Desk {
     config: Config,
     logs: PathBuf,
     waits: Waits,
+    works: Works,
     followers: Followers,
     /// Those who wait until nothing runs.
     drained: Vec<Asker>,
@@ -116,6 +123,8 @@ pub(super) struct Desk {
     phase: Phase,
     /// When what still runs is interrupted.
     give_up_at: Option<Instant>,
+    /// Why no job can begin any more.
+    failure: Option<StoreError>,
     space: Space,
     retire: Retire,
 }
@@ -145,6 +154,7 @@ impl Desk {
             config,
             logs,
             waits: Waits::default(),
+            works: Works::default(),
             followers,
             drained: Vec::new(),
             forgetting: HashSet::new(),
@@ -156,6 +166,7 @@ impl Desk {
             replies: Vec::new(),
             phase: Phase::Serving,
             give_up_at: None,
+            failure: None,
             space,
             retire: Retire::At(Instant::now()),
         };
@@ -192,10 +203,16 @@ impl Desk {
             Request::Follow { id, stream, offset } => {
                 self.log_or_wait(id, Follower { asker, stream, offset });
             }
-            Request::Cancel(id) => self.cancel(asker, id, Event::Cancel { id, by }),
-            Request::Abort(id) => self.cancel(asker, id, Event::Abort { id, by }),
+            Request::Cancel(id) => {
+                let taken_back = self.engine.take_back(id);
+                self.cancel(asker, id, Event::Cancel { id, taken_back, by });
+            }
+            Request::Abort(id) => {
+                let taken_back = self.engine.take_back(id);
+                self.cancel(asker, id, Event::Abort { id, taken_back, by });
+            }
             Request::Queues => {
-                let queues = self.machine.queues().collect();
+                let queues = self.queues();
                 self.reply(asker, Response::Queues(queues));
             }
             Request::Stop => {
@@ -237,13 +254,21 @@ impl Desk {
         let Kept { found, purpose } = kept;
         let mut found = found.into_iter();
         match purpose {
-            Purpose::Then { then, answer } => {
+            Purpose::Then { then, known, answer } => {
+                let mut works = found.map(|found| match found {
+                    Found::Work(Some((record, work))) => (record.terms, work),
+                    other => {
+                        unreachable!("a job that starts is kept, and was looked for: {other:?}")
+                    }
+                });
+                let mut works = known.into_iter().chain(&mut works);
                 for then in then {
-                    self.follow(then, &mut found);
+                    self.follow(then, &mut works);
                 }
                 if let Some((asker, response)) = answer {
                     self.reply(asker, response);
                 }
+                self.begin();
             }
             Purpose::Answer(asker) => {
                 let response = match found.next() {
@@ -312,6 +337,7 @@ impl Desk {
     /// An attempt has ended, somehow.
     pub(super) fn ended(&mut self, id: JobId, attempt: Attempt) {
         if let Some(ending) = self.engine.take(id, attempt) {
+            self.begin();
             self.handle(Event::Ended { id, attempt, ending: Box::new(ending) });
         }
     }
@@ -323,6 +349,9 @@ impl Desk {
         }
         if self.machine.next_time().is_some_and(|due| due <= Moment::now()) {
             self.handle(Event::Time);
+        }
+        for (id, attempt) in self.engine.take_back_late() {
+            self.handle(Event::TakenBack { id, attempt, because: Because::Late });
         }
         self.retire();
     }
@@ -337,6 +366,10 @@ impl Desk {
         if self.phase == Phase::Serving {
             self.phase = Phase::Draining;
             self.handle(Event::Drain);
+            let queues: Vec<QueueInfo> = self.machine.queues().collect();
+            for queue in queues {
+                self.take_back_all(&queue.name);
+            }
         }
     }
 
@@ -364,9 +397,9 @@ impl Desk {
         Duration::from_secs(self.config.limits.drain_seconds)
     }
 
-    /// When [`time`](Desk::time) ends a drain.
-    pub(super) fn give_up_at(&self) -> Option<Instant> {
-        self.give_up_at
+    /// When [`time`](Desk::time) ends a drain, or takes back what has waited too long for its slot.
+    pub(super) fn next_instant(&self) -> Option<Instant> {
+        [self.give_up_at, self.engine.late_at()].into_iter().flatten().min()
     }
 
     /// True if it was told to stop.
@@ -426,8 +459,18 @@ impl Desk {
             clients: clients as u64,
             waits: self.waits.len() as u64,
             under_way: self.under_way as u64,
-            queues: self.machine.queues().collect(),
+            queues: self.queues(),
         }
+    }
+
+    /// The queues as they are. What has a slot in advance waits.
+    fn queues(&self) -> Vec<QueueInfo> {
+        let queues = self.machine.queues().map(|queue| {
+            let prepared = self.engine.prepared(&queue.name) as u64;
+            let (queued, running) = (queue.queued + prepared, queue.running - prepared);
+            QueueInfo { queued, running, ..queue }
+        });
+        queues.collect()
     }
 
     /// What there is to be answered.
@@ -437,6 +480,11 @@ impl Desk {
             self.replies.extend(drained.into_iter().map(|asker| (asker, Response::Done)));
         }
         mem::take(&mut self.replies)
+    }
+
+    /// Hands over what the journal is to keep and to find.
+    pub(super) fn flush(&mut self) {
+        self.journal.flush();
     }
 
     /// Ends workers and journal.
@@ -466,13 +514,19 @@ impl Desk {
         if changes.is_empty() && then.is_empty() && answer.is_none() {
             return;
         }
-        let starts = then.iter().filter_map(|then| match then {
-            Then::Start { id, .. } => Some(Query::Work(*id)),
-            _ => None,
-        });
-        let queries = starts.collect();
+        let starts: Vec<JobId> = then
+            .iter()
+            .filter_map(|then| match then {
+                Then::Start { id, .. } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        // Those that have just been taken are at hand, unless others have to be looked for first.
+        let known: Vec<_> = starts.iter().map_while(|id| self.works.take(*id)).collect();
+        let queries = starts[known.len()..].iter().map(|id| Query::Work(*id)).collect();
         self.under_way += 1;
-        self.journal.push(Entry { changes, queries, purpose: Purpose::Then { then, answer } });
+        let purpose = Purpose::Then { then, known, answer };
+        self.journal.push(Entry { changes, queries, purpose });
     }
 
     fn ask(&mut self, query: Query, purpose: Purpose) {
@@ -480,22 +534,55 @@ impl Desk {
         self.journal.push(Entry { changes: Vec::new(), queries: vec![query], purpose });
     }
 
-    fn follow(&mut self, then: Then, found: &mut impl Iterator<Item = Found>) {
+    /// Does what is to be done. `works` are those of the jobs that start.
+    fn follow(&mut self, then: Then, works: &mut impl Iterator<Item = (Terms, Work)>) {
         match then {
-            Then::Start { attempt, .. } => match found.next() {
-                Some(Found::Work(Some((record, work)))) => {
-                    self.history.count_started();
-                    self.engine.start(attempt, record, work);
+            Then::Start { id, attempt } => {
+                let (terms, work) = works.next().expect("there is one for each that starts");
+                if self.machine.starts(&terms.queue) {
+                    self.engine.prepare(Prepared { id, attempt, terms, work });
+                } else {
+                    self.handle(Event::TakenBack { id, attempt, because: Because::Closed });
                 }
-                other => unreachable!("a job that starts is kept, and was looked for: {other:?}"),
+            }
+            Then::Over { id, attempt } => self.engine.over(id, attempt),
+            Then::Stop { id } => match self.engine.take_back(id) {
+                None => self.engine.stop(id),
+                Some(attempt) => {
+                    let outcome = Outcome::Error(Verdict::Cancelled { started: false });
+                    let ending = Box::new(Ending { outcome, ..Ending::nothing() });
+                    self.handle(Event::Ended { id, attempt, ending });
+                }
             },
-            Then::Stop { id } => self.engine.stop(id),
             Then::Tell { id, state } => self.tell(id, state),
         }
     }
 
+    /// Begins what has a slot now.
+    fn begin(&mut self) {
+        if self.failure.is_none() {
+            match self.engine.begin() {
+                Ok(count) => self.history.count_started(count),
+                Err(error) => self.failure = Some(error),
+            }
+        }
+    }
+
+    /// What of a queue has a slot and has not begun waits again.
+    fn take_back_all(&mut self, queue: &str) {
+        for (id, attempt) in self.engine.take_back_all(queue) {
+            self.handle(Event::TakenBack { id, attempt, because: Because::Closed });
+        }
+    }
+
+    /// Why no job can begin any more.
+    pub(super) fn take_failure(&mut self) -> Option<StoreError> {
+        self.failure.take()
+    }
+
     fn tell(&mut self, id: JobId, state: State) {
         *self.ended.entry(state.word()).or_default() += 1;
+        self.works.take(id);
         self.serve_followers(id);
         self.history.note_ended(id, state);
         let mut for_endings = Vec::new();

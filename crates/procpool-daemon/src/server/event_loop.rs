@@ -121,6 +121,7 @@ impl<'a> EventLoop<'a> {
             if self.desk.is_over() {
                 break Ok(());
             }
+            self.desk.flush();
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -154,6 +155,9 @@ impl<'a> EventLoop<'a> {
             }
         }
         self.desk.time();
+        if let Some(error) = self.desk.take_failure() {
+            return Err(Error::journal(error));
+        }
         if self.desk.is_stopping() && !self.is_stopping {
             self.is_stopping = true;
             self.notify.stopping(self.desk.drain_limit());
@@ -170,7 +174,8 @@ impl<'a> EventLoop<'a> {
             Door::Open => None,
             Door::Shut { until } => Some(until),
         };
-        let moments = late.chain(self.desk.give_up_at()).chain(self.notify.next_beat()).chain(door);
+        let moments =
+            late.chain(self.desk.next_instant()).chain(self.notify.next_beat()).chain(door);
         let until = moments.min().map(|moment| moment.saturating_duration_since(Instant::now()));
         let wait = [until_due, until].into_iter().flatten().min().unwrap_or(WAIT_MAX);
         // Rounded up: a moment too early is a turn for nothing.

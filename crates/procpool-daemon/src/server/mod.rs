@@ -13,6 +13,7 @@ mod notify;
 mod predecessor;
 mod state_dir;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,11 +25,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::config::{Config, Level};
 use crate::engine::{Engine, Surroundings};
 use crate::error::Error;
-use crate::job::{JobId, Moment, State};
+use crate::job::{Attempt, JobId, Moment, State};
 use crate::journal::Journal;
 use crate::machine::{Effects, Event, Machine, Queue};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Space, Store, StoreError};
+use crate::store::{Begun, Space, Store, StoreError};
 use desk::followers::Followers;
 use desk::{Desk, OnDisk};
 use event_loop::{Doors, EventLoop};
@@ -79,6 +80,7 @@ pub struct Server {
     effects: Effects,
     store: Box<dyn Store>,
     space: Space,
+    begun: Begun,
     settings: Settings,
     signals: SignalFd,
     state: StateDir,
@@ -115,8 +117,15 @@ impl Server {
         let store = SqliteStore::open(state.path(), settings.config.level)
             .map_err(|error| Error::store(&journal, error))?;
         let space = store.space().clone();
+        store.reserve_log(state.path()).map_err(|error| Error::store(&journal, error))?;
         let mut store: Box<dyn Store> = Box::new(store);
-        let (machine, effects) = restore(&settings.config, &mut *store)
+        let mut begun = match settings.config.level {
+            Level::Memory => Begun::nowhere(),
+            Level::Machine | Level::Process => {
+                Begun::open(state.path()).map_err(|error| Error::store(&journal, error))?
+            }
+        };
+        let (machine, effects) = restore(&settings.config, &mut *store, &mut begun)
             .map_err(|error| Error::store(&journal, error))?;
         let (listener, socket) = match state_dir::passed()? {
             Some((listener, path)) => (listener, Socket::Passed(path)),
@@ -135,6 +144,7 @@ impl Server {
             effects,
             store,
             space,
+            begun,
             settings,
             signals,
             state,
@@ -178,6 +188,7 @@ impl Server {
         let engine = Engine::new(
             self.settings.config.all_queues(),
             surroundings,
+            self.begun,
             Arc::new(move |id, attempt| ended.push(Message::Ended(id, attempt))),
         );
         let Settings { config, config_path, .. } = self.settings;
@@ -214,7 +225,11 @@ fn signals() -> Result<SignalFd, Error> {
 }
 
 /// The jobs that an earlier daemon has left.
-fn restore(config: &Config, store: &mut dyn Store) -> Result<(Machine, Effects), StoreError> {
+fn restore(
+    config: &Config,
+    store: &mut dyn Store,
+    begun: &mut Begun,
+) -> Result<(Machine, Effects), StoreError> {
     let queues = config.all_queues();
     let queues = queues.iter().map(|(name, queue)| Queue::new(name, queue.slots())).collect();
     let mut machine = Machine::new(queues, store.next_id()?);
@@ -238,7 +253,11 @@ fn restore(config: &Config, store: &mut dyn Store) -> Result<(Machine, Effects),
         let ended: Vec<(JobId, State)> = ended.map(|id| (*id, State::Succeeded)).collect();
         machine.restore(record, &ended, now, &mut effects);
     }
-    machine.handle(Event::Restarted, now, &mut effects);
+    let attempts: HashMap<JobId, Attempt> = machine.attempts().collect();
+    begun.keep_only(|id, attempt| attempts.get(&id) == Some(&attempt));
+    let unbegun = attempts.into_iter().filter(|(id, attempt)| !begun.may_have(*id, *attempt));
+    let unbegun = unbegun.map(|(id, _)| id).collect();
+    machine.handle(Event::Restarted { unbegun }, now, &mut effects);
     Ok((machine, effects))
 }
 

@@ -48,7 +48,6 @@ const SCHEMA: &str = "
     CREATE TABLE queue (name TEXT PRIMARY KEY, setting BLOB NOT NULL) STRICT;
     CREATE TABLE tally (one INTEGER PRIMARY KEY CHECK (one = 1), tally BLOB NOT NULL) STRICT;
     CREATE UNIQUE INDEX job_key ON job (key) WHERE key IS NOT NULL;
-    CREATE INDEX job_live ON job (id) WHERE state < 3;
     CREATE INDEX job_expired ON job (id) WHERE state = 11;
     CREATE INDEX ending_at ON ending (at);
 ";

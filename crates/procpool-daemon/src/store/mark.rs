@@ -129,7 +129,7 @@ fn parse(bytes: &[u8; RECORD_LEN], boot: &[u8; 16]) -> Option<(u64, Reached)> {
 }
 
 /// What tells one start of the machine from another; zeros where there is no such thing.
-fn boot_id() -> [u8; 16] {
+pub(super) fn boot_id() -> [u8; 16] {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&digits, 16).map(u128::to_be_bytes).unwrap_or_default()

@@ -4,6 +4,8 @@
 //! read is what was written before. The daemon's own is [`sqlite`].
 
 #[cfg(feature = "server")]
+mod begun;
+#[cfg(feature = "server")]
 mod check;
 #[cfg(feature = "server")]
 mod mark;
@@ -19,6 +21,8 @@ use std::io;
 use crate::job::{Ending, JobId, Life, Moment, Record, State, Work};
 use crate::machine::QueueSetting;
 
+#[cfg(feature = "server")]
+pub use begun::Begun;
 #[cfg(feature = "server")]
 pub use space::Space;
 
@@ -41,6 +45,13 @@ pub enum Change {
         /// The job.
         id: JobId,
         /// What has become of it.
+        life: Life,
+    },
+    /// A job that was given a slot has not begun after all, and waits again.
+    Back {
+        /// The job.
+        id: JobId,
+        /// What has become of it: all as it was before.
         life: Life,
     },
     /// A job has ended.

@@ -6,7 +6,8 @@
 //! mark (`mark.rs`) beside the file it shows what is missing. How a file is judged when it is opened says
 //! `check.rs`.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -26,6 +27,8 @@ use crate::machine::QueueSetting;
 /// Frames of the write-ahead log before its content moves into the file: 16 MiB, so that a checkpoint costs each
 /// commit little, and a restart has little to read again.
 const CHECKPOINT_FRAMES: i32 = 4096;
+/// The length of such a log, with some more for the last commit of it.
+const LOG_LEN: u64 = (CHECKPOINT_FRAMES as u64 + 256) * 4120;
 /// Statements that are kept ready: all there are.
 const STATEMENTS: usize = 32;
 /// The most jobs of which, once they have expired, it is still known that they were there.
@@ -114,6 +117,27 @@ impl SqliteStore {
     pub fn checkpoint_after(mut self, frames: u16) -> SqliteStore {
         self.checkpoint_frames = frames.into();
         self
+    }
+
+    /// Makes the log of the store in this directory as long as it gets between two checkpoints. Otherwise it grows with
+    /// each commit until the first one, and a sync of a file that grows takes several times as long.
+    ///
+    /// # Errors
+    /// If it cannot be written; where there is no room it stays as it is.
+    pub fn reserve_log(&self, dir: &Path) -> Result<(), StoreError> {
+        if self.mark.is_none() {
+            return Ok(());
+        }
+        // What follows the frames of a log is no frame of it, whatever it is.
+        let mut log = OpenOptions::new().append(true).open(dir.join("journal.sqlite-wal"))?;
+        let len = log.metadata()?.len();
+        let zeros = [0; 1 << 16];
+        let missing = (LOG_LEN.saturating_sub(len) as usize).div_ceil(zeros.len());
+        let written = (0..missing).try_for_each(|_| log.write_all(&zeros));
+        match written.and_then(|()| log.sync_data()).map_err(StoreError::from) {
+            Err(StoreError::Full) => Ok(log.set_len(len)?),
+            other => other,
+        }
     }
 
     /// The room that there is for jobs.
@@ -208,7 +232,8 @@ impl Store for SqliteStore {
     }
 
     fn live(&mut self, take: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
-        let sql = "SELECT id, terms, life, state FROM job INDEXED BY job_live WHERE state < 3 ORDER BY id";
+        // Without an index, which would cost each job more than it saves: all has just been read to be checked.
+        let sql = "SELECT id, terms, life, state FROM job WHERE state < 3 ORDER BY id";
         let mut statement = self.connection.prepare(sql).map_err(fault)?;
         let mut rows = statement.query([]).map_err(fault)?;
         let mut count = 0;
@@ -373,6 +398,7 @@ fn write(connection: &Connection, change: &Change, tally: &mut Tally) -> Result<
             }
             update(connection, *id, life)
         }
+        Change::Back { id, life } => update(connection, *id, life),
         Change::End { id, life, ending } => {
             update(connection, *id, life)?;
             let at = life.history.last().map_or(0, |step| step.at.0 as i64);
@@ -459,7 +485,7 @@ fn update(connection: &Connection, id: JobId, life: &Life) -> Result<(), StoreEr
     run(connection, "UPDATE job SET state = ?2, life = ?3 WHERE id = ?1", &values)
 }
 
-/// The numbers in the column `state`. Those below 3 are of jobs that have not ended, as the index says.
+/// The numbers in the column `state`. Those below 3 are of jobs that have not ended.
 fn number(state: State) -> i64 {
     match state {
         State::Scheduled => 0,

@@ -16,8 +16,8 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn count_started(&mut self) {
-        self.started += 1;
+    pub(super) fn count_started(&mut self, count: u64) {
+        self.started += count;
     }
 
     pub(super) fn note_ended(&mut self, id: JobId, state: State) {

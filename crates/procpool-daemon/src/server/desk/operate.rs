@@ -64,7 +64,11 @@ impl Desk {
             let why = format!("a queue has 1 to {SLOTS_MAX} slots, and not {slots}");
             return self.refuse(asker, Refusal::Invalid(why));
         }
-        self.handle_for(asker, Event::Queue { name, order });
+        let is_pause = order == QueueOrder::Pause;
+        self.handle_for(asker, Event::Queue { name: name.clone(), order });
+        if is_pause {
+            self.take_back_all(&name);
+        }
     }
 
     /// Does what somebody asked for, who is told when it is kept.

@@ -119,11 +119,16 @@ impl Desk {
             self.fresh_keys.insert(key.clone());
         }
         let mut effects = Effects::default();
+        let copy = self.works.has_room().then(|| (spec.terms.clone(), spec.work.clone()));
         let event = Event::Submit { spec: Box::new(spec), by: Who::Client(asker.pid), ended };
         let answer = self.machine.handle(event, Moment::now(), &mut effects);
         let Answer::Born(id) = answer else {
             unreachable!("what is submitted is born");
         };
+        // Not of one that has ended at once.
+        if let Some((terms, work)) = copy.filter(|_| self.machine.is_live(id)) {
+            self.works.put(id, terms, work);
+        }
         self.keep(effects, Some((asker, Response::Submitted(id))));
         self.follow_up(asker, follow, id);
     }
