@@ -21,7 +21,7 @@ use nix::unistd::{Pid, dup2_stderr, setpgid};
 
 use crate::fork as watch;
 use crate::spawn::CLONE_INTO_CGROUP;
-use crate::worker;
+use crate::worker::{self, Birthplace};
 
 /// The signal that a fork server's children send on their death is that of the server itself, SIGCHLD
 /// (clone(2), `CLONE_PARENT`); the system call wants zero here.
@@ -34,8 +34,8 @@ const VANISHING: Duration = Duration::from_millis(200);
 pub enum Side {
     /// In the server: the id of the new worker.
     Server(u32),
-    /// In the new worker.
-    Worker,
+    /// In the new worker: where it was born.
+    Worker(Birthplace),
 }
 
 /// What a forked worker needs to know of the server that it comes from.
@@ -82,31 +82,37 @@ impl Forker {
             return Err(io::Error::new(io::ErrorKind::Deadlock, "a fork server has one thread"));
         }
         match self.clone_process(birth, cgroup)? {
-            0 => {
+            (0, birthplace) => {
                 self.mend();
-                Ok(Side::Worker)
+                Ok(Side::Worker(birthplace))
             }
-            pid => Ok(Side::Server(pid as u32)),
+            (pid, _) => Ok(Side::Server(pid as u32)),
         }
     }
 
-    fn clone_process(&self, birth: &AtomicU64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<i64> {
+    fn clone_process(
+        &self,
+        birth: &AtomicU64,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> io::Result<(i64, Birthplace)> {
         let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
         if !self.tid.is_null() {
             flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
         }
-        let result = match self.clone3(flags as u64, birth, cgroup) {
-            // Not into that cgroup, for whatever reason: the worker moves there itself.
-            Err(error) if cgroup.is_some() && !is_refusal(&error) && !is_shortage(&error) => {
-                self.clone3(flags as u64, birth, None)
+        if let Some(cgroup) = cgroup {
+            match self.clone3(flags as u64, birth, Some(cgroup)) {
+                Ok(pid) => return Ok((pid, Birthplace::Cgroup)),
+                Err(error) if is_shortage(&error) => return Err(error),
+                // Not into that cgroup, for whatever reason: the worker moves there itself.
+                Err(_) => {}
             }
-            result => result,
-        };
-        match result {
-            // Sandboxes forbid clone3, since a filter cannot look at its arguments, and allow the older call.
-            Err(error) if is_refusal(&error) => self.clone_the_old_way(flags, birth),
-            result => result,
         }
+        let pid = match self.clone3(flags as u64, birth, None) {
+            // Sandboxes forbid clone3, since a filter cannot look at its arguments, and allow the older call.
+            Err(error) if is_refusal(&error) => self.clone_the_old_way(flags, birth)?,
+            result => result?,
+        };
+        Ok((pid, Birthplace::Elsewhere))
     }
 
     fn clone3(

@@ -28,6 +28,14 @@ pub use environment::Environment;
 
 /// The variable that tells a process that it is a worker. Removed before any user code runs.
 pub const WORKER_VARIABLE: &str = "PROCPOOL_WORKER";
+/// What it says to a process that is born in a cgroup.
+pub(crate) const BORN_IN_CGROUP: &str = "in-cgroup";
+/// What it says to others.
+pub(crate) const BORN_ELSEWHERE: &str = "1";
+/// The variable that has the dynamic linker bind all functions before it runs a program (ld.so(8)).
+pub(crate) const BIND_NOW: &str = "LD_BIND_NOW";
+/// What it is set to by us. Any text will do; this one is removed before any user code runs.
+pub(crate) const BIND_NOW_FOR_NOW: &str = "procpool";
 
 /// What a worker executes.
 #[derive(Debug)]
@@ -96,9 +104,7 @@ pub fn spawn(
         }
     };
     let streams = [Some(control), stdout, Some(stderr)];
-    let mut environment = environment.clone();
-    environment.set(WORKER_VARIABLE, "1");
-    let plan = Plan::new(path.into(), vec![name.to_owned()], environment, streams)?;
+    let plan = Plan::new(path.into(), vec![name.to_owned()], environment.clone(), streams)?;
     let Some(cgroup) = cgroup else {
         return Ok((plan.start()?, Birth::InHostCgroup(None)));
     };
@@ -429,7 +435,7 @@ mod tests {
         let name = cgroup.0.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(proc("cgroup").contains(&name), "{}", proc("cgroup"));
         assert_eq!(proc("cmdline"), "test\0");
-        assert!(proc("environ").contains("PROCPOOL_WORKER=1\0"));
+        assert!(proc("environ").contains("PROCPOOL_WORKER=in-cgroup\0"));
         let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let mask = |status: &str| {
             status.lines().find(|line| line.starts_with("SigBlk")).unwrap().to_owned()

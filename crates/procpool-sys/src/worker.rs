@@ -20,7 +20,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgrp, getpid, getppid, setpgid};
 
 use crate::privileges;
-use crate::spawn::WORKER_VARIABLE;
+use crate::spawn::{BIND_NOW, BIND_NOW_FOR_NOW, BORN_IN_CGROUP, WORKER_VARIABLE};
 
 /// How much more likely the kernel's out-of-memory killer shall find a worker than its host: half the
 /// scale. A worker is the better victim: it costs one job.
@@ -28,12 +28,21 @@ const OOM_SCORE_ABOVE_HOST: i32 = 500;
 /// The highest value that /proc/self/oom_score_adj takes (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_MAX: i32 = 1000;
 
+/// Where a worker process began its life, as it knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Birthplace {
+    /// In the cgroup of version 2 that was made for it.
+    Cgroup,
+    /// In its parent's cgroups.
+    Elsewhere,
+}
+
 /// True if this process was started as a worker and [`enter`] has not been called.
 pub fn is_worker() -> bool {
     env::var_os(WORKER_VARIABLE).is_some()
 }
 
-/// Makes this process a worker and answers its control channel.
+/// Makes this process a worker and answers its control channel, and where it was born.
 ///
 /// Afterwards: descriptors 0 (`/dev/null`), 1, 2 and the channel are all there are; the signal mask is
 /// empty and nothing is ignored but SIGPIPE, as Rust programs expect; no core is dumped; the process
@@ -41,9 +50,17 @@ pub fn is_worker() -> bool {
 ///
 /// # Errors
 /// Among others if this program has privileges that whoever asks it to be a worker has not.
-pub fn enter() -> io::Result<OwnedFd> {
+pub fn enter() -> io::Result<(OwnedFd, Birthplace)> {
+    let birthplace = match env::var_os(WORKER_VARIABLE) {
+        Some(text) if text == BORN_IN_CGROUP => Birthplace::Cgroup,
+        _ => Birthplace::Elsewhere,
+    };
     // SAFETY: the process has one thread: this is the first line of main, or before it.
     unsafe { env::remove_var(WORKER_VARIABLE) };
+    if env::var_os(BIND_NOW).is_some_and(|text| text == BIND_NOW_FOR_NOW) {
+        // SAFETY: as above.
+        unsafe { env::remove_var(BIND_NOW) };
+    }
     privileges::check_host(io::stdin())?;
     close_from_three()?;
     let stdin = io::stdin();
@@ -57,7 +74,7 @@ pub fn enter() -> io::Result<OwnedFd> {
     let (_soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
     raise_oom_score();
-    Ok(control)
+    Ok((control, birthplace))
 }
 
 /// Gives this process a standard output.

@@ -94,7 +94,8 @@ pub struct Setup {
 /// What holds a worker and the processes below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contained {
-    /// The directories of its cgroups, which it enters before anything else if it was not born there.
+    /// The directories of its cgroups, which it enters before anything else if it was not born there. If there is one of
+    /// version 2 it is the first, and the only one that it can have been born in.
     pub cgroups: Vec<Vec<u8>>,
     /// The file that ends everything in the worker's cgroup, if it has one. A fork server's ends all of the pool's workers.
     pub kill_file: Option<Vec<u8>>,

@@ -45,6 +45,28 @@ fn forked_workers_run_jobs_and_are_the_hosts_children() {
     });
 }
 
+/// Goal: a fork server's libraries are bound before it forks, and jobs see only what the user has said about that.
+#[test]
+fn what_the_linker_is_told_is_not_told_to_jobs() {
+    const BIND_NOW: &str = "LD_BIND_NOW";
+    fn told(_: ()) -> Option<String> {
+        env::var(BIND_NOW).ok()
+    }
+    test(|| {
+        let pool = builder(1).build().unwrap();
+        let here = env::var(BIND_NOW).ok();
+        assert_eq!(pool.submit(told, ()).result().unwrap(), here);
+        let server = find_server().unwrap();
+        // What it was executed with, as the kernel keeps it.
+        let environ = fs::read_to_string(format!("/proc/{server}/environ")).unwrap();
+        assert!(environ.split('\0').any(|variable| variable.starts_with(BIND_NOW)), "{environ}");
+        leaves_nobody(pool);
+        let pool = builder(1).env(BIND_NOW, "users").build().unwrap();
+        assert_eq!(pool.submit(told, ()).result().unwrap().as_deref(), Some("users"));
+        leaves_nobody(pool);
+    });
+}
+
 /// Goal: `ps` and `top` tell server and workers apart.
 #[test]
 fn a_fork_server_is_named_for_what_it_is() {

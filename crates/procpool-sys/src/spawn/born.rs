@@ -21,7 +21,7 @@ use std::ptr;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::Environment;
+use super::{BORN_IN_CGROUP, Environment, WORKER_VARIABLE};
 
 /// Bytes of the child's stack. It makes a handful of calls that go two or three frames deep; the rest is
 /// room for builds without optimisation.
@@ -42,7 +42,7 @@ type KernelSet = u64;
 pub(super) struct Plan {
     pub(super) path: CString,
     pub(super) arguments: Vec<CString>,
-    pub(super) environment: Vec<CString>,
+    environment: Vec<CString>,
     /// For descriptors 0, 1 and 2, each itself above 2; `None` leaves the caller's.
     pub(super) streams: [Option<OwnedFd>; 3],
 }
@@ -65,7 +65,8 @@ impl Plan {
         streams: [Option<OwnedFd>; 3],
     ) -> io::Result<Plan> {
         let text = |text: OsString| CString::new(text.into_vec()).map_err(io::Error::from);
-        let environment = environment.into_iter().map(|(key, value)| {
+        let others = environment.into_iter().filter(|(key, _)| key != WORKER_VARIABLE);
+        let environment = others.map(|(key, value)| {
             let mut variable = key;
             variable.push("=");
             variable.push(value);
@@ -89,13 +90,21 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The environment of a worker with this birthplace.
+    pub(super) fn environment_of(&self, birthplace: &str) -> Vec<CString> {
+        let worker = CString::new(format!("{WORKER_VARIABLE}={birthplace}"));
+        let worker = worker.expect("neither of these texts has a zero byte");
+        self.environment.iter().cloned().chain([worker]).collect()
+    }
+
     /// Starts it as a child in `cgroup`, leading a process group of its own: its id and its pidfd.
     pub(super) fn start_in(&self, cgroup: BorrowedFd<'_>) -> Result<(u32, OwnedFd), Failure> {
         let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
             texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
         };
         let arguments = pointers(&self.arguments);
-        let environment = pointers(&self.environment);
+        let environment = self.environment_of(BORN_IN_CGROUP);
+        let environment = pointers(&environment);
         let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK_BYTES / size_of::<u128>()];
         let mut pidfd: libc::c_int = -1;
         let mut orders = Orders {

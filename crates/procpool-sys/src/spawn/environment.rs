@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
+use super::{BIND_NOW, BIND_NOW_FOR_NOW};
+
 /// Where a program is looked for without a PATH; what `confstr(_CS_PATH)` answers.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
@@ -26,6 +28,12 @@ impl Environment {
     /// Sets a variable, in place of one of the same name.
     pub fn set(&mut self, key: impl Into<OsString>, value: impl Into<OsString>) {
         self.0.insert(key.into(), value.into());
+    }
+
+    /// Has the process bind the functions of shared libraries before it begins, unless the user has had his say. For one
+    /// that is forked: what is bound in each of its children costs them some pages each.
+    pub fn bind_at_once(&mut self) {
+        self.0.entry(BIND_NOW.into()).or_insert(BIND_NOW_FOR_NOW.into());
     }
 
     /// The file that is executed for `program`: without a slash it is looked for in PATH, as in execvp(3).

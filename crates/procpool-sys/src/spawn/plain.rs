@@ -10,7 +10,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::born::Plan;
-use super::{Process, State, refused};
+use super::{BORN_ELSEWHERE, Process, State, refused};
 use crate::pidfd;
 
 impl Plan {
@@ -29,14 +29,10 @@ impl Plan {
         attributes.set_flags(
             PosixSpawnFlags::POSIX_SPAWN_SETPGROUP | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
         )?;
-        let pid = posix_spawn(
-            self.path.as_c_str(),
-            &actions,
-            &attributes,
-            &self.arguments,
-            &self.environment,
-        )
-        .map_err(|errno| refused("clone", errno.into()))?;
+        let environment = self.environment_of(BORN_ELSEWHERE);
+        let pid =
+            posix_spawn(self.path.as_c_str(), &actions, &attributes, &self.arguments, &environment)
+                .map_err(|errno| refused("clone", errno.into()))?;
         let id = pid.as_raw() as u32;
         match pidfd::open(id).map_err(|error| refused("pidfd_open", error)) {
             Ok(pidfd) => Ok(Process { id, pidfd, state: State::Unreaped }),

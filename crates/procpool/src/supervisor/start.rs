@@ -117,10 +117,14 @@ impl Supervisor {
             None => Program::SameImage(self.inner.image),
         };
         let name = full_name(name, &program);
-        let Cradle { channel, tap, hold, ends: [control, stderr], .. } = cradle;
+        let Cradle { place, channel, tap, hold, ends: [control, stderr] } = cradle;
+        let mut environment = settings.environment.clone();
+        if place == Place::Server {
+            environment.bind_at_once();
+        }
         let started = hold.birth_dir().and_then(|dir| {
             let cgroup = dir.as_ref().map(AsFd::as_fd);
-            spawn::spawn(&program, &name, &settings.environment, control, stderr, cgroup)
+            spawn::spawn(&program, &name, &environment, control, stderr, cgroup)
         });
         match started {
             Ok((process, _)) => Ok((Worker::new(process, tap, hold), channel)),

@@ -201,7 +201,9 @@ impl WorkerChannel {
     /// Closes this copy of a channel, and leaves what came over it as it is: dropping values writes to memory that
     /// a forked worker shares with its server.
     pub(super) fn abandon(self) {
-        mem::forget((self.carrier, self.payloads));
+        let WorkerChannel { stream, decoder, buffer, payloads, again, carrier } = self;
+        mem::forget((decoder, buffer, payloads, again, carrier));
+        drop(stream);
     }
 
     /// Waits for the pool's next word to a fork server.

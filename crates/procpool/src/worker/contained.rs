@@ -9,7 +9,7 @@ use std::process;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use procpool_sys::worker;
+use procpool_sys::worker::{self, Birthplace};
 use procpool_wire::handshake::{Contained, StartFault};
 
 use crate::{proc_file, tree};
@@ -20,12 +20,17 @@ const WALK_MAX: Duration = Duration::from_secs(2);
 
 /// Moves this process to its cgroups, if it was not born there: where the kernel refuses such births, and always to
 /// those of version 1.
-pub(super) fn enter(contained: &Contained) -> Result<(), StartFault> {
-    if contained.cgroups.is_empty() {
+pub(super) fn enter(contained: &Contained, born: Birthplace) -> Result<(), StartFault> {
+    // The first is the one that one can be born in.
+    let others = match born {
+        Birthplace::Cgroup => contained.cgroups.get(1..).unwrap_or_default(),
+        Birthplace::Elsewhere => &contained.cgroups[..],
+    };
+    if others.is_empty() {
         return Ok(());
     }
     let cgroups = proc_file::read("/proc/self/cgroup").unwrap_or_default();
-    for dir in &contained.cgroups {
+    for dir in others {
         let dir = Path::new(OsStr::from_bytes(dir));
         if is_in(&cgroups, dir) {
             continue;

@@ -4,11 +4,13 @@
 //! one that was executed: with its own channel, from its setup on.
 
 use std::env;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 
 use procpool_sys::fork_server::{self, Forker, Side};
+use procpool_sys::stack;
 use procpool_sys::title::Title;
-use procpool_sys::{stack, worker};
+use procpool_sys::worker::{self, Birthplace};
 use procpool_wire::block::Block;
 use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
@@ -46,11 +48,11 @@ pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> !
         let cgroup = descriptors.get(2).map(AsFd::as_fd);
         let forked = match forker.fork(block.next_birth(births), cgroup) {
             Ok(Side::Server(pid)) => Forked::Born(pid),
-            Ok(Side::Worker) => {
+            Ok(Side::Worker(born)) => {
                 // The server's, of which this process has a copy.
                 channel.abandon();
-                drop(block);
-                enter(descriptors, title, Origin::Forked(main_thread));
+                mem::forget(block);
+                enter(descriptors, title, Origin::Forked(main_thread), born);
             }
             Err(error) => Forked::Refused(error.raw_os_error().unwrap_or(0)),
         };
@@ -80,7 +82,7 @@ fn is_fit() -> Result<(), String> {
 /// In a new worker: what [`worker::enter`] does for one that was executed, as far as the server has not done it.
 ///
 /// Other descriptors stay open, unlike there: what the preload has opened, its values may use in the worker.
-fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>, origin: Origin) -> ! {
+fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>, origin: Origin, born: Birthplace) -> ! {
     let mut descriptors = descriptors.into_iter();
     let (Some(control), Some(stderr)) = (descriptors.next(), descriptors.next()) else {
         std::process::exit(EXIT_CANNOT_START)
@@ -89,7 +91,7 @@ fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>, origin: Origin) -> ! {
     drop(descriptors);
     let channel = fork_server::set_stderr(stderr).and_then(|()| WorkerChannel::new(control));
     match channel {
-        Ok(channel) => live(channel, origin, title),
+        Ok(channel) => live(channel, origin, born, title),
         Err(error) => give_up(&format!("cannot become a worker: {error}")),
     }
 }

@@ -23,8 +23,9 @@ use std::thread;
 
 use procpool_sys::image::{Image, SameBuild};
 use procpool_sys::mapping::{self, Mapping};
+use procpool_sys::stack;
 use procpool_sys::title::Title;
-use procpool_sys::{stack, worker};
+use procpool_sys::worker::{self, Birthplace};
 use procpool_wire::block::{BLOCK_WORDS, Block, Ticket};
 use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
@@ -68,8 +69,9 @@ impl SharedBlock {
 
 /// Runs this process as a worker to its end.
 pub(crate) fn serve() -> ! {
-    match worker::enter().and_then(WorkerChannel::new) {
-        Ok(channel) => live(channel, Origin::Executed, None),
+    let entered = worker::enter();
+    match entered.and_then(|(control, born)| Ok((WorkerChannel::new(control)?, born))) {
+        Ok((channel, born)) => live(channel, Origin::Executed, born, None),
         Err(error) => give_up(&format!("cannot become a worker: {error}")),
     }
 }
@@ -89,7 +91,7 @@ enum MainThread {
 }
 
 /// From the setup on. A forked worker has a title to set, since its arguments are its fork server's.
-fn live(mut channel: WorkerChannel, origin: Origin, title: Option<Title>) -> ! {
+fn live(mut channel: WorkerChannel, origin: Origin, born: Birthplace, title: Option<Title>) -> ! {
     let (setup, fds) = match channel.receive_setup() {
         Ok(received) => received,
         Err(error) => give_up(&format!("no setup from the pool: {error}")),
@@ -97,7 +99,7 @@ fn live(mut channel: WorkerChannel, origin: Origin, title: Option<Title>) -> ! {
     if let Some(title) = title {
         fork_server::set_title(title, setup.slot);
     }
-    match prepare(&setup, fds) {
+    match prepare(&setup, born, fds) {
         Ok(start) => match setup.role {
             Role::Worker if needs_one_thread(&setup, origin) => serve_jobs(start, setup, channel),
             Role::Worker => run(start, setup, channel),
@@ -114,10 +116,10 @@ struct Start {
     memory: Mapping,
 }
 
-fn prepare(setup: &Setup, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
+fn prepare(setup: &Setup, born: Birthplace, fds: Vec<OwnedFd>) -> Result<Start, StartFault> {
     let other = |what: &str, error: std::io::Error| StartFault::Other(format!("{what}: {error}"));
     nesting::note(setup.depth);
-    contained::enter(&setup.contained)?;
+    contained::enter(&setup.contained, born)?;
     let kill_file = setup.contained.kill_file.as_deref();
     let follows = match (setup.role, kill_file) {
         (Role::Worker, _) => worker::die_with(setup.host, kill_file),

@@ -145,7 +145,9 @@ pub(super) fn serve(
         noted: Noted::Nothing,
         bell_rung: true,
     };
-    let spin_ns = if setup.spins { SPIN_NS } else { 0 };
+    // A spare's first job can be long in coming, and other processes are being started meanwhile.
+    let spins = setup.spins && running.seat == Seat::Known;
+    let spin_ns = if spins { SPIN_NS } else { 0 };
     block.block.set_thread(clock::thread_id() as u32);
     loop {
         let mut body = mem::take(&mut running.body);
