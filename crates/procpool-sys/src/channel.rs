@@ -22,6 +22,12 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+/// Has writes to a pipe wait for room, whatever somebody else who has it has made of that: it is the same for all of them.
+pub fn let_writes_wait(pipe: impl AsFd) -> io::Result<()> {
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(())
+}
+
 /// The most descriptors that travel with one message: the kernel's SCM_MAX_FD (unix(7)).
 pub const FDS_MAX: usize = 253;
 

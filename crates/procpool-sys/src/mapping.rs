@@ -66,6 +66,13 @@ pub fn attach(fd: BorrowedFd<'_>, words: usize) -> io::Result<Mapping> {
     Ok(Mapping(Arc::new(Region { start: start.cast(), words })))
 }
 
+impl Mapping {
+    /// True if there is no clone of this one.
+    pub fn is_sole(&mut self) -> bool {
+        Arc::get_mut(&mut self.0).is_some()
+    }
+}
+
 impl AsRef<[AtomicU64]> for Mapping {
     #[inline]
     fn as_ref(&self) -> &[AtomicU64] {

@@ -236,6 +236,12 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
         Block { memory }
     }
 
+    /// Makes it as good as new for another pair of ends. What is in the rings can stay: nobody reads beyond their
+    /// positions.
+    pub fn renew(&self) {
+        self.memory.as_ref()[..JOBS].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
     #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         &self.memory.as_ref()[offset]

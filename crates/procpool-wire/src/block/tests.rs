@@ -56,9 +56,8 @@ fn element(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-#[test]
-fn a_job_and_its_result_cross_the_block() {
-    let (mut pool, mut worker) = ends();
+/// A job and its result cross the block.
+fn cross(pool: &mut PoolEnd<Memory>, worker: &mut WorkerEnd<Memory>) {
     assert_eq!(pool.send(&job(0), &[], Body::Inline, &element(b"argument")), Ok(true));
     let mut body = Vec::new();
     assert_eq!(worker.next_job(&mut body), Ok(Some((job(0), Body::Inline))));
@@ -72,6 +71,36 @@ fn a_job_and_its_result_cross_the_block() {
     assert_eq!((header.count, header.last, header.ran_ns), (1, true, 8));
     assert_eq!(out, element(b"a result of some length"));
     assert_eq!(pool.next_results(&mut out), Ok(None));
+}
+
+#[test]
+fn a_job_and_its_result_cross_the_block() {
+    let (mut pool, mut worker) = ends();
+    cross(&mut pool, &mut worker);
+}
+
+/// Goal: a block that was used, or scribbled over as a whole, says nothing of that to those who have it next.
+#[test]
+fn a_renewed_block_is_as_good_as_new() {
+    let (mut pool, mut worker) = ends();
+    cross(&mut pool, &mut worker);
+    let words = Arc::clone(&pool.block().memory.0);
+    let ticket = job(0).ticket;
+    let scribble = |with: u64| words.iter().for_each(|word| word.store(with, Ordering::Relaxed));
+    for with in [None, Some(u64::MAX), Some(1), Some(ticket.word())] {
+        with.into_iter().for_each(scribble);
+        pool.block().renew();
+        let block = Block::new(Memory(Arc::clone(&words)));
+        (pool, worker) = (PoolEnd::new(block.clone()), WorkerEnd::new(block.clone()));
+        assert_eq!(worker.next_job(&mut Vec::new()), Ok(None));
+        assert_eq!(pool.next_results(&mut Vec::new()), Ok(None));
+        assert_eq!(pool.recover(&mut Vec::new()), 0);
+        assert_eq!((block.claim(ticket), block.fatal_panic(ticket)), (None, None));
+        assert_eq!((block.progress(ticket), block.leak(ticket)), (None, None));
+        assert!(!block.is_asked_to_stop(ticket));
+        assert_eq!((block.black_box().phase, block.slot(), block.cpu()), (Phase::Idle, 0, None));
+        cross(&mut pool, &mut worker);
+    }
 }
 
 /// Goal: cancel and start exclude each other, in both orders.

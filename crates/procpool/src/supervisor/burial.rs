@@ -76,12 +76,17 @@ impl Supervisor {
         completions: Vec<Completion>,
     ) -> (Option<String>, String) {
         let pid = worker.process.id();
-        let tail = self.stderr.close(&worker.tap);
+        let is_empty = worker.hold.is_empty();
+        let tail = match is_empty {
+            true => self.stderr.close_for_next(&worker.tap),
+            false => self.stderr.close(&worker.tap),
+        };
         let fault = self.inner.dispatch().channel(slot).and_then(|channel| channel.fault.clone());
         let (oom, detail) = worker.verdict(exit, fault, &tail);
         let lived = worker.lived();
-        let Worker { process, hold, .. } = worker;
+        let Worker { process, hold, memory, .. } = worker;
         process.reap();
+        let memory = memory.filter(|_| is_empty);
         hold.let_go(&self.inner);
         let obituary = Obituary {
             slot,
@@ -102,6 +107,8 @@ impl Supervisor {
             job,
             lived,
         });
+        // The channel has gone with the jobs.
+        memory.into_iter().for_each(|memory| self.memories.give_back(memory));
         (detail, tail)
     }
 

@@ -69,6 +69,16 @@ impl Hold {
         }
     }
 
+    /// Whether all that is left of the worker when it has ended is known, and ended, without asking who has its pipe.
+    pub(super) fn has_cgroup(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// True if the worker, which has ended, is known to have left nothing: nobody was there to be killed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.group.as_ref().is_some_and(Group::is_fresh)
+    }
+
     /// The worker was reaped, or could not be started.
     pub(super) fn let_go(self, inner: &Inner) {
         if let Some(group) = self.group {

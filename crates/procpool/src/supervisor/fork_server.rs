@@ -198,7 +198,7 @@ impl Supervisor {
 
     /// Takes up a process that was forked.
     fn born(&mut self, cradle: Cradle, pid: u32) {
-        let Cradle { place, channel, tap, hold, ends } = cradle;
+        let Cradle { place, channel, tap, hold, memory, ends } = cradle;
         drop(ends);
         let settled = match Process::adopt(pid) {
             Err(error) => {
@@ -207,7 +207,7 @@ impl Supervisor {
                 Err(error)
             }
             Ok(process) => {
-                let worker = Worker::new(process, tap, hold);
+                let worker = Worker::new(process, tap, hold, memory);
                 match place {
                     Place::Slot(slot) => self.move_in(slot, worker, channel),
                     Place::Spare(place) => self.settle_spare(place, worker, channel),

@@ -9,6 +9,7 @@
 //! * [`relief`] looks after those who wait behind others, [`helping`] is what callers do for the supervisor while they wait or submit.
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out, [`abandoned`] is the
 //!   fate of those that do not end.
+//! * [`memories`] keeps what workers have shared with the pool for the next ones.
 //! * [`notes`] is what all of them have to tell of, for receivers and logs.
 //! * [`stderr`] and [`callbacks`] have threads of their own, because both can block for long.
 //! * [`wake`] makes the loop look, and notes attachments that nobody holds any more.
@@ -30,6 +31,7 @@ mod idle;
 mod index_set;
 mod lines;
 pub(crate) mod machine;
+mod memories;
 mod memory;
 mod notes;
 mod obituary;
@@ -72,6 +74,7 @@ use entry::Completion;
 use fork_server::ForkServer;
 use idle::IdleWatch;
 use machine::{Action, Event, Machine, Policy};
+use memories::{Memories, Memory};
 use notes::Notes;
 use relief::CrewWatch;
 use retry::Backoff;
@@ -189,6 +192,8 @@ struct Worker {
     process: Process,
     tap: Arc<Tap>,
     hold: Hold,
+    /// What it shares with the pool, if that can be used again.
+    memory: Option<Memory>,
     /// What was below it when it was sent SIGTERM, where no cgroup holds it.
     census: Census,
     /// Processes below it that could not be killed.
@@ -203,11 +208,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(process: Process, tap: Arc<Tap>, hold: Hold) -> Worker {
+    fn new(process: Process, tap: Arc<Tap>, hold: Hold, memory: Option<Memory>) -> Worker {
         Worker {
             process,
             tap,
             hold,
+            memory,
             census: Census::default(),
             survivors: Vec::new(),
             stopped: Stopped::default(),
@@ -230,6 +236,7 @@ pub(crate) struct Supervisor {
     /// Of the memory that is lent to workers.
     keeper: Keeper,
     spares: Vec<Option<Spare>>,
+    memories: Memories,
     /// Processes that were killed and do not end.
     abandoned: Vec<Option<Abandoned>>,
     /// When the memory of workers is looked at again, if any is watched.
@@ -350,6 +357,7 @@ impl Supervisor {
             Isolation::Reuse => Turnover::Rare,
             Isolation::FreshProcess => Turnover::EachJob,
         };
+        let memories = Memories::new(settings.isolation);
         let inner = Arc::new(Inner {
             dispatch: Mutex::new(dispatch),
             lookout: AtomicBool::new(false),
@@ -379,6 +387,7 @@ impl Supervisor {
             server: None,
             keeper: Keeper::new(),
             spares: (0..spares).map(|_| None).collect(),
+            memories,
             abandoned: Vec::new(),
             memory_look_at: 0,
             hot: Vec::new(),

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use nix::libc;
 use nix::sys::epoll::EpollFlags;
 use procpool_sys::spawn::{self, Program};
-use procpool_sys::{channel as sockets, limits, mapping};
-use procpool_wire::block::BLOCK_WORDS;
+use procpool_sys::{channel as sockets, limits};
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
 use procpool_wire::handshake::{Contained, Role, Setup, StartFault, Target};
@@ -21,8 +20,9 @@ use procpool_wire::limits::{LeakPolicy, WorkerLimits};
 use super::channel::PoolChannel;
 use super::containment::Hold;
 use super::machine::{Event, Trouble};
+use super::memories::Memory;
 use super::slot::{Place, Slot};
-use super::stderr::Tap;
+use super::stderr::{Tap, Uses};
 use super::{Supervisor, Token, Worker};
 use crate::attachments::Forgets;
 use crate::attachments::carrier::Carrier;
@@ -37,6 +37,7 @@ pub(super) struct Cradle {
     pub(super) channel: PoolChannel,
     pub(super) tap: Arc<Tap>,
     pub(super) hold: Hold,
+    pub(super) memory: Option<Memory>,
     /// The process's ends of its control channel and of its standard error.
     pub(super) ends: [OwnedFd; 2],
 }
@@ -59,7 +60,6 @@ impl Supervisor {
     }
 
     pub(super) fn make_cradle(&mut self, place: Place, method: StartMethod) -> io::Result<Cradle> {
-        let (tap, stderr) = self.stderr.open()?;
         let settings = &self.inner.settings;
         let (role, slot) = match place {
             Place::Slot(slot) => (Role::Worker, Some(slot)),
@@ -71,7 +71,18 @@ impl Supervisor {
             Role::Worker => Hold::prepare(self),
             Role::ForkServer => Ok(Hold::default()),
         };
-        let hold = hold.inspect_err(|_| drop(self.stderr.close(&tap)))?;
+        let hold = hold?;
+        let uses = match settings.isolation {
+            Isolation::FreshProcess if hold.has_cgroup() => Uses::Several,
+            _ => Uses::Once,
+        };
+        let (tap, stderr) = match self.stderr.open(uses) {
+            Ok(opened) => opened,
+            Err(error) => {
+                hold.let_go(&self.inner);
+                return Err(error);
+            }
+        };
         let contained = match role {
             Role::Worker => hold.contained(),
             Role::ForkServer => Contained {
@@ -80,14 +91,16 @@ impl Supervisor {
             },
         };
         let setup = self.setup(role, slot, contained);
-        let channel = || {
+        let memories = &mut self.memories;
+        let mut channel = || {
             let (ours, control) = sockets::pair()?;
-            let (memory, memory_fd) = mapping::create(BLOCK_WORDS)?;
-            let mut channel = PoolChannel::new(memory, ours, settings.jobs_per_worker());
+            let memory = memories.take()?;
+            let mapping = memory.mapping.clone();
+            let mut channel = PoolChannel::new(mapping, ours, settings.jobs_per_worker());
             let wake: Arc<dyn Forgets> = Arc::clone(&self.inner.wake) as _;
             channel.set_who_forgets(Arc::downgrade(&wake));
             let stdout = io::stdout();
-            let fds = [memory_fd.as_fd(), stdout.as_fd()];
+            let fds = [memory.fd.as_fd(), stdout.as_fd()];
             // The same program has the host's standard output already, and a forked one its server's.
             let lacks_stdout = settings.worker_program.is_some() && method == StartMethod::Spawn;
             channel.send_setup(&setup, if lacks_stdout { &fds } else { &fds[..1] })?;
@@ -95,11 +108,11 @@ impl Supervisor {
                 channel.attach(&initializer.attachments);
                 channel.flush();
             }
-            Ok((channel, control))
+            Ok((channel, control, memories.keep(memory)))
         };
         match channel() {
-            Ok((channel, control)) => {
-                Ok(Cradle { place, channel, tap, hold, ends: [control, stderr] })
+            Ok((channel, control, memory)) => {
+                Ok(Cradle { place, channel, tap, hold, memory, ends: [control, stderr] })
             }
             Err(error) => {
                 self.stderr.close(&tap);
@@ -117,7 +130,7 @@ impl Supervisor {
             None => Program::SameImage(self.inner.image),
         };
         let name = full_name(name, &program);
-        let Cradle { place, channel, tap, hold, ends: [control, stderr] } = cradle;
+        let Cradle { place, channel, tap, hold, memory, ends: [control, stderr] } = cradle;
         let mut environment = settings.environment.clone();
         if place == Place::Server {
             environment.bind_at_once();
@@ -127,7 +140,7 @@ impl Supervisor {
             spawn::spawn(&program, &name, &environment, control, stderr, cgroup)
         });
         match started {
-            Ok((process, _)) => Ok((Worker::new(process, tap, hold), channel)),
+            Ok((process, _)) => Ok((Worker::new(process, tap, hold, memory), channel)),
             Err(error) => {
                 self.stderr.close(&tap);
                 hold.let_go(&self.inner);

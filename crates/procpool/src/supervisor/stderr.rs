@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use procpool_sys::channel::pipe;
+use procpool_sys::channel::{let_writes_wait, pipe};
 use tracing::Level;
 
 use super::Inner;
@@ -45,6 +45,8 @@ pub(crate) struct StderrReader {
 struct Shared {
     epoll: Epoll,
     taps: Mutex<Vec<Option<Arc<Tap>>>>,
+    /// Pipes of workers of which nothing is left, for the next ones. As many as there were workers at a time, at most.
+    free: Mutex<Vec<Arc<Pipe>>>,
     /// What dead workers wrote last, for the thread to pass on.
     late: Mutex<Vec<Vec<u8>>>,
     inner: Arc<Inner>,
@@ -52,7 +54,7 @@ struct Shared {
 
 /// One worker's standard error.
 pub(crate) struct Tap {
-    pipe: std::fs::File,
+    pipe: Arc<Pipe>,
     /// Its place among the taps that are read.
     key: OnceLock<usize>,
     /// The worker's slot, if it has one: what others write is no worker's line.
@@ -62,9 +64,28 @@ pub(crate) struct Tap {
     kept: Mutex<Kept>,
 }
 
+/// What standard error goes through.
+struct Pipe {
+    read: std::fs::File,
+    /// For the next worker, if another one can have it. While it is here the thread is not woken for an end that others tell of
+    /// anyway.
+    write: Option<OwnedFd>,
+}
+
+/// How many workers can have a pipe, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uses {
+    /// Whether anyone can still write to it can be asked ([`Tap::has_writers`]).
+    Once,
+    /// The host can: who else can must be known by other means.
+    Several,
+}
+
 /// What is kept of what a worker wrote.
 #[derive(Default)]
 struct Kept {
+    /// Its pipe may be another's by now.
+    closed: bool,
     tail: VecDeque<u8>,
     lines: Lines,
 }
@@ -82,6 +103,7 @@ impl StderrReader {
         let shared = Arc::new(Shared {
             epoll,
             taps: Mutex::default(),
+            free: Mutex::default(),
             late: Mutex::default(),
             inner: Arc::clone(inner),
         });
@@ -94,16 +116,32 @@ impl StderrReader {
     }
 
     /// Makes a pipe for a process: the tap to keep and the end to pass on.
-    pub(crate) fn open(&self) -> io::Result<(Arc<Tap>, OwnedFd)> {
-        let (read, write) = pipe()?;
+    pub(crate) fn open(&self, uses: Uses) -> io::Result<(Arc<Tap>, OwnedFd)> {
+        let (pipe, write) = self.pipe(uses)?;
         let tap = Tap {
-            pipe: read.into(),
+            pipe,
             key: OnceLock::new(),
             worker: OnceLock::new(),
             pid: OnceLock::new(),
             kept: Mutex::default(),
         };
         Ok((Arc::new(tap), write))
+    }
+
+    /// A pipe, and the end to pass on.
+    fn pipe(&self, uses: Uses) -> io::Result<(Arc<Pipe>, OwnedFd)> {
+        let free = || self.shared.free().pop();
+        if uses == Uses::Several
+            && let Some(pipe) = free()
+            && let Some(write) = &pipe.write
+        {
+            let_writes_wait(write)?;
+            let write = write.try_clone()?;
+            return Ok((pipe, write));
+        }
+        let (read, write) = pipe()?;
+        let kept = (uses == Uses::Several).then(|| write.try_clone()).transpose()?;
+        Ok((Arc::new(Pipe { read: read.into(), write: kept }), write))
     }
 
     /// Begins to read what this process writes, the worker of a slot or none.
@@ -118,8 +156,17 @@ impl StderrReader {
         taps.resize_with(len, || None);
         taps[key] = Some(Arc::clone(tap));
         let event = EpollEvent::new(EpollFlags::EPOLLIN, key as u64);
-        self.shared.epoll.add(tap.pipe.as_fd(), event)?;
+        self.shared.epoll.add(&tap.pipe.read, event)?;
         Ok(())
+    }
+
+    /// The worker has ended, and nothing of it is left that could write: its last words.
+    pub(crate) fn close_for_next(&self, tap: &Arc<Tap>) -> String {
+        let last_words = self.close(tap);
+        if tap.pipe.write.is_some() {
+            self.shared.free().push(Arc::clone(&tap.pipe));
+        }
+        last_words
     }
 
     /// The worker has ended: its last words.
@@ -127,7 +174,7 @@ impl StderrReader {
         if let Some(key) = tap.key.get() {
             self.shared.taps()[*key] = None;
         }
-        let _ = self.shared.epoll.delete(tap.pipe.as_fd());
+        let _ = self.shared.epoll.delete(&tap.pipe.read);
         let mut buffer = vec![0; READ_MAX];
         let mut last_words = Vec::new();
         while last_words.len() < LAST_WORDS_MAX {
@@ -141,7 +188,8 @@ impl StderrReader {
             self.shared.late().push(last_words);
             let _ = (&self.ask).write_all(b"l");
         }
-        let kept = tap.kept();
+        let mut kept = tap.kept();
+        kept.closed = true;
         let (front, back) = kept.tail.as_slices();
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
@@ -172,7 +220,7 @@ impl Tap {
 
     /// Whether any process can still write to it.
     pub(crate) fn has_writers(&self) -> bool {
-        let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.pipe.read.as_fd(), PollFlags::POLLIN)];
         // Told at once, whatever is in the pipe.
         let _ = poll(&mut fds, PollTimeout::ZERO);
         !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
@@ -180,7 +228,7 @@ impl Tap {
 
     /// The pipe's inode, by which /proc shows who holds it.
     pub(crate) fn inode(&self) -> u64 {
-        self.pipe.metadata().map_or(0, |metadata| metadata.ino())
+        self.pipe.read.metadata().map_or(0, |metadata| metadata.ino())
     }
 
     /// Reads once, keeps the tail and tells the lines. 0: nothing is there now, or ever.
@@ -188,8 +236,11 @@ impl Tap {
         let telling = Telling::of(self, inner);
         // Reading, keeping and telling are one step, so that two threads cannot swap two pieces.
         let mut kept = self.kept();
+        if kept.closed {
+            return 0;
+        }
         let len = loop {
-            match (&self.pipe).read(buffer) {
+            match (&self.pipe.read).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result.unwrap_or(0),
             }
@@ -262,6 +313,10 @@ impl Shared {
         self.taps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn free(&self) -> MutexGuard<'_, Vec<Arc<Pipe>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn late(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -285,8 +340,9 @@ impl Shared {
                 let tap = self.taps().get(event.data() as usize).cloned().flatten();
                 let Some(tap) = tap else { continue };
                 match tap.read(&mut buffer, &self.inner) {
-                    // Closed by the worker: nothing more will come of it.
-                    0 => drop(self.epoll.delete(tap.pipe.as_fd())),
+                    // Closed by the worker: nothing more will come of it. Or somebody else has read it at the worker's end.
+                    0 if tap.pipe.write.is_none() => drop(self.epoll.delete(&tap.pipe.read)),
+                    0 => {}
                     len => self.pass_on(&buffer[..len]),
                 }
             }

@@ -510,6 +510,12 @@ impl Group {
         }
     }
 
+    /// True if everything that was in it has ended by itself, as far as it was looked at ([`kill_remains`](Self::kill_remains)),
+    /// and another worker can be born in it.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.tree.is_some() && self.used == Use::Fresh
+    }
+
     /// Kills everything in it, so that nothing of it can fork any more. True if that is certain.
     pub(crate) fn kill(&mut self) -> bool {
         self.used = Use::Killed;
