@@ -6,6 +6,7 @@ use procpool_sys::clock;
 use procpool_sys::spawn::Exit;
 use procpool_wire::frame::{Frame, FrameKind};
 
+use super::containment::Asks;
 use super::entry::Completion;
 use super::machine::Event;
 use super::obituary::{End, Obituary, start_cause, status_of};
@@ -81,8 +82,14 @@ impl Supervisor {
             true => self.stderr.close_for_next(&worker.tap),
             false => self.stderr.close(&worker.tap),
         };
-        let fault = self.inner.dispatch().channel(slot).and_then(|channel| channel.fault.clone());
-        let (oom, detail) = worker.verdict(exit, fault, &tail);
+        let (fault, asks) = match self.inner.dispatch().channel(slot) {
+            Some(channel) => {
+                let asks = if channel.running().is_some() { Asks::Job } else { Asks::Nobody };
+                (channel.fault.clone(), asks)
+            }
+            None => (None, Asks::Nobody),
+        };
+        let (oom, detail) = worker.verdict(exit, fault, &tail, asks);
         let lived = worker.lived();
         let Worker { process, hold, memory, .. } = worker;
         process.reap();

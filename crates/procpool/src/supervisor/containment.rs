@@ -23,6 +23,15 @@ const WALK_MAX: Duration = Duration::from_millis(250);
 /// At most so many survivors are named.
 const NAMED_MAX: usize = 8;
 
+/// Who wants to know why a worker has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// The job that it ran.
+    Job,
+    /// It ran none. The machine's counter is not looked at for that: it is slow to make, and jobs wait for the next worker.
+    Nobody,
+}
+
 /// What holds a worker's tree. By default nothing does.
 #[derive(Default)]
 pub(super) struct Hold {
@@ -87,7 +96,7 @@ impl Hold {
     }
 
     /// Whether the worker was killed for want of memory.
-    fn oom(&self, exit: Exit) -> Oom {
+    fn oom(&self, exit: Exit, asks: Asks) -> Oom {
         if self.watch.is_some_and(|watch| watch.found.is_some()) {
             return Oom::Yes;
         }
@@ -98,7 +107,7 @@ impl Hold {
             Some(true) => Oom::Yes,
             Some(false) => Oom::No,
             // The machine's counter does not say whom it was. If it stands still it was nobody.
-            None if machine_oom_kills() == self.machine_oom_kills => Oom::No,
+            None if asks == Asks::Job && machine_oom_kills() == self.machine_oom_kills => Oom::No,
             None => Oom::Unknown,
         }
     }
@@ -171,8 +180,9 @@ impl Worker {
         exit: Exit,
         fault: Option<String>,
         tail: &str,
+        asks: Asks,
     ) -> (Oom, Option<String>) {
-        let oom = if fault.is_some() { Oom::No } else { self.hold.oom(exit) };
+        let oom = if fault.is_some() { Oom::No } else { self.hold.oom(exit, asks) };
         let limit = self.hold.limit_hit(exit, oom, tail);
         let parts: Vec<String> =
             [fault, limit, survived(&self.survivors)].into_iter().flatten().collect();

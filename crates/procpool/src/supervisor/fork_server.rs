@@ -38,6 +38,8 @@ pub(super) struct ForkServer {
     asked: usize,
     /// How many it has answered for.
     answered: u64,
+    /// When it was last asked.
+    asked_ns: u64,
 }
 
 impl Supervisor {
@@ -65,7 +67,8 @@ impl Supervisor {
             return Err(error);
         }
         let births = VecDeque::new();
-        self.server = Some(ForkServer { worker, channel, births, asked: 0, answered: 0 });
+        self.server =
+            Some(ForkServer { worker, channel, births, asked: 0, answered: 0, asked_ns: 0 });
         self.register_server_writing();
         Ok(())
     }
@@ -329,10 +332,18 @@ impl ForkServer {
             let fds: Vec<BorrowedFd<'_>> = fds.into_iter().flatten().map(AsFd::as_fd).collect();
             match self.channel.send_frame_with(FrameKind::Fork, &[], &fds) {
                 // It is gone: what is asked of it now is settled at its burial.
-                Ok(()) => self.asked += 1,
+                Ok(()) => {
+                    self.asked += 1;
+                    self.asked_ns = clock::monotonic_ns();
+                }
                 Err(_) => return,
             }
         }
+    }
+
+    /// Whether it was asked for a worker within this time.
+    pub(super) fn has_been_asked_since(&self, ns: u64) -> bool {
+        clock::monotonic_ns().saturating_sub(self.asked_ns) < ns
     }
 
     /// What it has sent before its end.
