@@ -3,7 +3,7 @@
 use std::env;
 use std::process::{Command, Stdio};
 
-use super::processes::{inputs_per_second, is_there, xargs_true};
+use super::processes::{inputs_per_second, is_there, one_input, xargs_true};
 use super::row::{Row, Unit};
 
 /// The first argument with which this program is `procpool`.
@@ -11,7 +11,9 @@ pub(crate) const RUN: &str = "run";
 
 pub(crate) fn rows() -> Vec<Row> {
     let run = Row::new("run", "`run true` over 2,000 inputs", Unit::PerSecond)
-        .contestant("procpool run -j2", |effort| inputs_per_second(&mut procpool(), effort.inputs))
+        .contestant("procpool run -j2", |effort| {
+            inputs_per_second(procpool().args(["-j2", "true"]), effort.inputs)
+        })
         .if_there(is_there("xargs"), "xargs -P2 -n1", |effort| {
             inputs_per_second(&mut xargs_true(), effort.inputs)
         })
@@ -20,11 +22,19 @@ pub(crate) fn rows() -> Vec<Row> {
         })
         .target("procpool run -j2", 1.0, "xargs -P2 -n1")
         .rounds_max(3);
-    vec![run]
+    let once = Row::new("once", "`run true` over one input, to its end", Unit::Micros)
+        .contestant("procpool run", |effort| {
+            one_input(procpool().args(["true", ":::", "x"]), effort)
+        })
+        .if_there(is_there("xargs"), "xargs", |effort| {
+            one_input(Command::new("xargs").arg("true"), effort)
+        })
+        .target("procpool run", 3.0, "xargs");
+    vec![run, once]
 }
 
 fn procpool() -> Command {
     let mut command = Command::new(env::current_exe().expect("this program has a path"));
-    command.args([RUN, "-j2", "true"]).stderr(Stdio::null());
+    command.arg(RUN).stderr(Stdio::null());
     command
 }

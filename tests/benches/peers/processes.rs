@@ -100,6 +100,15 @@ pub(crate) fn xargs_true() -> Command {
 
 /// Runs a program that takes a line of its standard input for each of its jobs.
 pub(crate) fn inputs_per_second(command: &mut Command, inputs: usize) -> f64 {
+    inputs as f64 / to_its_end(command, inputs).as_secs_f64()
+}
+
+/// How long such a program takes for one job, from its start to its end.
+pub(crate) fn one_input(command: &mut Command, effort: &Effort) -> f64 {
+    median(effort.starts, || to_its_end(command, 1).as_secs_f64() * 1e6)
+}
+
+fn to_its_end(command: &mut Command, inputs: usize) -> Duration {
     let lines: String = (0..inputs).map(|n| format!("{n}\n")).collect();
     let start = Instant::now();
     let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()));
@@ -108,7 +117,7 @@ pub(crate) fn inputs_per_second(command: &mut Command, inputs: usize) -> f64 {
     drop(stdin);
     let status = child.wait().expect("the child can be waited for");
     assert!(status.success(), "{command:?}: {status}");
-    inputs as f64 / start.elapsed().as_secs_f64()
+    start.elapsed()
 }
 
 fn spawn(command: &mut Command) -> std::process::Child {
