@@ -131,10 +131,9 @@ impl SqliteStore {
         // What follows the frames of a log is no frame of it, whatever it is.
         let mut log = OpenOptions::new().append(true).open(dir.join("journal.sqlite-wal"))?;
         let len = log.metadata()?.len();
-        let zeros = [0; 1 << 16];
-        let missing = (LOG_LEN.saturating_sub(len) as usize).div_ceil(zeros.len());
-        let written = (0..missing).try_for_each(|_| log.write_all(&zeros));
-        match written.and_then(|()| log.sync_data()).map_err(StoreError::from) {
+        // In one call: those who try a fault at each write of a journal shall come to the others.
+        let zeros = vec![0; LOG_LEN.saturating_sub(len) as usize];
+        match log.write_all(&zeros).and_then(|()| log.sync_data()).map_err(StoreError::from) {
             Err(StoreError::Full) => Ok(log.set_len(len)?),
             other => other,
         }
