@@ -190,6 +190,8 @@ fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {
     let name = thread_name(&setup);
     let stack = usize::try_from(setup.stack_size).unwrap_or(usize::MAX);
     let jobs = thread::Builder::new().name(name).stack_size(stack).spawn(move || {
+        // It fails for numbers alone that are no signals.
+        let _ = worker::hear_of_host_death();
         // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
         let _ = stack::report_overflow();
         serve_jobs(start, setup, channel)
