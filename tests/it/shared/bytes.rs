@@ -190,7 +190,8 @@ fn attached_bytes_count_towards_the_payload_limit() {
     /// The reference that stands for attached bytes: which kind, and its place.
     const REFERENCE: usize = 8;
     test(|| {
-        let limit = 4 * ATTACH_FROM;
+        // So much is attached in either direction.
+        let limit = 4 * MIB;
         let pool = ProcessPool::builder().workers(1).payload_limit(limit as u64).build().unwrap();
         let send = |len: usize| {
             pool.submit(|bytes: Bytes| bytes.len(), Bytes::from(vec![1; len])).result()
@@ -201,7 +202,7 @@ fn attached_bytes_count_towards_the_payload_limit() {
         let most = limit - REFERENCE;
         for transfer in [&send as &dyn Fn(usize) -> Result<usize, JobError>, &fetch] {
             assert_eq!(transfer(most).unwrap(), most);
-            for too_long in [most + 1, 100 * limit] {
+            for too_long in [most + 1, 20 * limit] {
                 match transfer(too_long) {
                     Err(JobError::TooLarge { len, limit: said }) => {
                         assert_eq!((len as usize, said as usize), (too_long + REFERENCE, limit));
