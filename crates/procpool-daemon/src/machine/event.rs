@@ -71,8 +71,8 @@ pub enum Event {
     },
     /// The configuration has changed: these are the queues, and their slots.
     Configured(Vec<(String, usize)>),
-    /// All jobs of an earlier daemon are [restored](Machine::restore). What ran then is interrupted, or run again if
-    /// it may be: nobody knows how far it had come.
+    /// All jobs of an earlier daemon are [restored](super::Machine::restore). What ran then is interrupted, or
+    /// run again if it may be: nobody knows how far it had come.
     Restarted {
         /// Those that had a slot and certainly no worker. They wait again.
         unbegun: HashSet<JobId>,
@@ -97,7 +97,7 @@ pub enum Because {
     Closed,
 }
 
-/// What a caller of [`Machine::handle`] is told at once.
+/// What a caller of [`Machine::handle`](super::Machine::handle) is told at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// There is nothing to say.
