@@ -1,11 +1,15 @@
 //! The clocks, as plain numbers that mean the same in every process of this machine.
 
+mod counter;
+
 use std::fs;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, gettid};
+
+pub use counter::{Counter, counter_is_steady};
 
 const SECOND: u64 = 1_000_000_000;
 /// What Linux tells user space on every architecture that has pidfds (USER_HZ, time(7)).

@@ -77,6 +77,8 @@ pub struct Setup {
     /// Whether the worker looks for a job for a moment before it sleeps. On the only processor that would keep the pool
     /// from running.
     pub spins: bool,
+    /// Whether the processor's counter tells the time between two looks at the clock.
+    pub counts: bool,
     /// The longest result, in bytes.
     pub payload_limit: Option<u64>,
     /// Run once before the first job, or the first fork: what, and its encoded argument.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use nix::libc;
 use nix::sys::epoll::EpollFlags;
+use procpool_sys::clock;
 use procpool_sys::spawn::{self, Program};
 use procpool_sys::{channel as sockets, limits};
 use procpool_wire::codec;
@@ -213,6 +214,7 @@ impl Supervisor {
             stack_size: settings.stack_size as u64,
             jobs: settings.jobs_per_worker().filter(|_| role == Role::Worker),
             spins: self.inner.spin_ns > 0,
+            counts: clock::counter_is_steady(),
             payload_limit: settings.payload_limit,
             initializer: initializer.and_then(|it| self.target(it)),
             initializer_uses: initializer

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use procpool_sys::clock;
+use procpool_sys::clock::{self, Counter};
 use procpool_sys::image::{Function, Image, SameBuild};
 use procpool_sys::mapping::Mapping;
 use procpool_wire::block::{
@@ -77,6 +77,7 @@ pub(crate) struct Running {
     /// The clock when it was last looked at. A job begins when the one before it has ended, so one look
     /// for each job is enough.
     now_ns: u64,
+    clock: Counter,
 }
 
 /// Whether something was left behind that the next record shall tell of.
@@ -139,6 +140,7 @@ pub(super) fn serve(
         record_first: 0,
         cpu_ns: clock::process_cpu_ns(),
         now_ns: clock::monotonic_ns(),
+        clock: Counter::new(setup.counts),
         element_started_ns: 0,
         upkeep: Upkeep::new(&setup.limits),
         context: None,
@@ -212,7 +214,7 @@ impl Running {
     }
 
     fn look_at_clock(&mut self) -> u64 {
-        self.now_ns = clock::monotonic_ns();
+        self.now_ns = self.clock.now_ns();
         self.now_ns
     }
 
