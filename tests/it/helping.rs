@@ -78,3 +78,22 @@ fn who_waits_for_long_sleeps() {
         assert!(used < Duration::from_millis(100), "{used:?} of CPU time in 0.5 s");
     });
 }
+
+/// Goal: who waits for whichever of several jobs ends first gets each as it ends, although it looks for results itself,
+/// and sleeps where they take long.
+#[test]
+fn who_waits_for_several_helps_as_well() {
+    test(|| {
+        let pool = ProcessPool::builder().workers(2).build().unwrap();
+        let slow = pool.submit(thread::sleep, Duration::from_secs(1));
+        let quick = (0..2_000).map(|_| pool.submit(thread::sleep, Duration::ZERO));
+        let futures: Vec<_> = [slow].into_iter().chain(quick).collect();
+        let slow = futures[0].id();
+        let before = cpu_time();
+        let order: Vec<_> = procpool::as_completed(futures).map(|future| future.id()).collect();
+        let used = cpu_time() - before;
+        assert_eq!(order.len(), 2_001);
+        assert_eq!(order.last(), Some(&slow), "the others wait for nobody");
+        assert!(used < Duration::from_millis(600), "{used:?} of CPU time");
+    });
+}

@@ -2,6 +2,7 @@
 //! shared cell. It is completed exactly once, by whoever is first, and then tells everyone who waits.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +18,9 @@ use crate::executor::{Control, Promise};
 use crate::job_error::{JobError, Label};
 use crate::job_id::JobId;
 use crate::report::{Brief, Done, Progress, Report};
+
+/// Who takes results of jobs that have ended helps with those to come once in so many times.
+const TAKES_BETWEEN_LOOKS: u64 = 32;
 
 /// Bytes that need no allocation of their own up to a small length.
 pub(crate) type Bytes = SmallVec<[u8; 24]>;
@@ -369,16 +373,25 @@ impl JobCell {
         false
     }
 
+    /// Offers this thread, which waits, to the executor: true if some job has ended of it, false if it had better sleep.
+    fn attend(self: &Arc<Self>) -> bool {
+        !self.control.is_inert() && self.control.attend(&Promise(Arc::clone(self)))
+    }
+
     /// Blocks until the job has ended or the deadline has passed; true if it has ended.
     pub(crate) fn wait(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
         if self.is_done() {
+            // Ids count up, so whoever takes one result after another does this once in so many times.
+            if self.id.number().is_multiple_of(TAKES_BETWEEN_LOOKS) {
+                self.control.glance();
+            }
             return true;
         }
         if self.control.is_inert() {
             return false;
         }
         let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
-        while in_time() && self.control.attend(&Promise(Arc::clone(self))) {
+        while in_time() && self.attend() {
             if self.is_done() {
                 return true;
             }
@@ -430,33 +443,65 @@ const _: () = assert!(size_of::<JobCell>() <= 152);
 /// A set of jobs that somebody waits for together: the indices of those that have ended, in order.
 #[derive(Default)]
 pub(crate) struct Group {
-    ended: Mutex<std::collections::VecDeque<usize>>,
+    ended: Mutex<EndedOnes>,
     changed: Condvar,
 }
 
+#[derive(Default)]
+struct EndedOnes {
+    indices: VecDeque<usize>,
+    /// Threads that sleep until there is one: to tell nobody would be a system call too.
+    sleepers: usize,
+}
+
 impl Group {
-    pub(crate) fn push(&self, index: usize) {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).push_back(index);
-        self.changed.notify_all();
+    fn ended(&self) -> MutexGuard<'_, EndedOnes> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next index, if there is one or one comes before the deadline.
-    pub(crate) fn pop(&self, deadline: Option<Instant>) -> Option<usize> {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn push(&self, index: usize) {
+        let mut ended = self.ended();
+        ended.indices.push_back(index);
+        let somebody_sleeps = ended.sleepers > 0;
+        drop(ended);
+        if somebody_sleeps {
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next index, if there is one or one comes before the deadline. `pending` is a job of the group that has not
+    /// ended: before the thread sleeps, it is offered to the executor of that, as one that waits for a single job is.
+    pub(crate) fn pop<'a>(
+        &self,
+        deadline: Option<Instant>,
+        mut pending: impl FnMut() -> Option<&'a Arc<JobCell>>,
+    ) -> Option<usize> {
+        let mut awake = true;
         loop {
-            if let Some(index) = ended.pop_front() {
+            let mut ended = self.ended();
+            if let Some(index) = ended.indices.pop_front() {
                 return Some(index);
             }
-            ended = match deadline {
+            let left = match deadline {
+                None => None,
+                Some(deadline) => match deadline.saturating_duration_since(Instant::now()) {
+                    Duration::ZERO => return None,
+                    left => Some(left),
+                },
+            };
+            if awake {
+                drop(ended);
+                awake = pending().is_some_and(JobCell::attend);
+                continue;
+            }
+            ended.sleepers += 1;
+            let mut ended = match left {
                 None => self.changed.wait(ended).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
+                Some(left) => {
                     self.changed.wait_timeout(ended, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            ended.sleepers -= 1;
         }
     }
 }

@@ -19,13 +19,15 @@ pub fn as_completed<R: Send + 'static>(
             future.cell().add_group(&group, index);
         }
     }
-    AsCompleted { left: futures.len(), futures, group, deadline: None }
+    AsCompleted { left: futures.len(), futures, first: 0, group, deadline: None }
 }
 
 /// The iterator of [`as_completed`]. Dropping it cancels nothing.
 #[must_use = "an iterator does nothing until it is iterated"]
 pub struct AsCompleted<R> {
     futures: Vec<Option<JobFuture<R>>>,
+    /// Before this one all were yielded.
+    first: usize,
     left: usize,
     group: Arc<Group>,
     deadline: Option<Instant>,
@@ -59,7 +61,11 @@ impl<R> Iterator for AsCompleted<R> {
         if self.left == 0 {
             return None;
         }
-        let index = self.group.pop(self.deadline)?;
+        while self.futures[self.first].is_none() {
+            self.first += 1;
+        }
+        let pending = || self.futures[self.first].as_ref().map(JobFuture::cell);
+        let index = self.group.pop(self.deadline, pending)?;
         self.left -= 1;
         self.futures[index].take()
     }
@@ -116,8 +122,16 @@ pub fn wait<R: Send + 'static>(
     for (index, future) in futures.iter().enumerate() {
         future.cell().add_group(&group, index);
     }
+    let mut first = futures.iter();
     for _ in 0..futures.len() {
-        let Some(index) = group.pop(deadline) else {
+        // What has ended is not passed again.
+        let pending = || {
+            let rest = first.as_slice();
+            let ended = rest.iter().take_while(|future| future.is_done()).count();
+            first = rest[ended..].iter();
+            first.as_slice().first().map(JobFuture::cell)
+        };
+        let Some(index) = group.pop(deadline, pending) else {
             break;
         };
         let enough = match until {

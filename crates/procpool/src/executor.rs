@@ -127,6 +127,9 @@ pub trait Control: Send + Sync {
     }
     /// A callback was left with a job, and will have to be run.
     fn expect_callback(&self) {}
+    /// The calling thread takes results, of jobs that have ended, and may be used for an instant to bring the end of
+    /// others about.
+    fn glance(&self) {}
     /// True in a forked child of the process that made the executor: nothing will ever happen there.
     fn is_inert(&self) -> bool;
 }

@@ -269,7 +269,10 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
     fn wait_for_chunk(&mut self) -> Option<Chunk> {
         let deadline = self.limit.and_then(|(_, deadline)| deadline);
         let key = match self.order {
-            Order::Completion => self.group.pop(deadline)?,
+            Order::Completion => {
+                let pending = || self.in_flight.values().next().map(|chunk| &chunk.cell);
+                self.group.pop(deadline, pending)?
+            }
             Order::Input => {
                 let (key, chunk) = self.in_flight.first_key_value()?;
                 if !chunk.cell.wait(deadline) {

@@ -547,6 +547,12 @@ impl Control for Inner {
         }
     }
 
+    fn glance(&self) {
+        if !fork::is_child() {
+            Inner::glance(self);
+        }
+    }
+
     fn is_inert(&self) -> bool {
         fork::is_child()
     }

@@ -70,22 +70,32 @@ struct Before {
 }
 
 impl Drop for Before {
+    #[inline]
     fn drop(&mut self) {
         REACH.set(self.reach);
         if MODE.replace(self.mode) == Mode::Used || self.collected.is_some() {
-            let before = self.collected.take().unwrap_or_default();
-            // Dropped after the borrow has ended.
-            let _left = COLLECTED.replace(before);
+            self.put_list_back();
         }
     }
 }
 
+impl Before {
+    #[cold]
+    fn put_list_back(&mut self) {
+        let before = self.collected.take().unwrap_or_default();
+        // Dropped after the borrow has ended.
+        let _left = COLLECTED.replace(before);
+    }
+}
+
 /// Runs `encode`. The attachments that it refers to go into `into`, behind those that are there.
+#[inline]
 pub(crate) fn collect<R>(into: &mut Collected, encode: impl FnOnce() -> R) -> R {
     collect_for(Reach::Anywhere, into, encode)
 }
 
 /// As [`collect`], for those who are known.
+#[inline]
 pub(crate) fn collect_for<R>(reach: Reach, into: &mut Collected, encode: impl FnOnce() -> R) -> R {
     let start = if into.is_empty() { Mode::Open } else { Mode::Used };
     let mode = MODE.replace(start);

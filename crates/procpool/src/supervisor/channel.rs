@@ -419,7 +419,12 @@ impl PoolChannel {
 
     /// Reads results from the shared memory, up to a batch.
     pub(crate) fn read_results(&mut self, harvest: &mut Harvest) {
-        for _ in 0..RECORDS_AT_ONCE {
+        self.read_some_results(harvest, RECORDS_AT_ONCE);
+    }
+
+    /// The same, up to so many.
+    pub(crate) fn read_some_results(&mut self, harvest: &mut Harvest, records: usize) {
+        for _ in 0..records {
             if self.awaiting.is_some() || self.fault.is_some() {
                 harvest.more = false;
                 return;

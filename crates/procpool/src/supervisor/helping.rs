@@ -1,5 +1,5 @@
 //! Callers read workers' results themselves: who waits for a job has nothing better to do, and who submits faster
-//! than the workers run makes room for more. So a round trip needs no thread but the caller's, and a million jobs
+//! than the workers run, or takes one result after another, makes room for more. So a round trip needs no thread but the caller's, and a million jobs
 //! do not cross from one thread to another and back.
 //!
 //! All that is done here is what the supervisor does with results, under the same lock. It is never relied on: the
@@ -8,7 +8,7 @@
 
 use std::hint;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, TryLockError};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 
 use procpool_sys::clock;
@@ -101,11 +101,9 @@ impl Inner {
     }
 
     fn look(&self, cell: &Arc<JobCell>) -> Look {
-        let mut dispatch = match self.dispatch.try_lock() {
-            Ok(dispatch) => dispatch,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Somebody is at it.
-            Err(TryLockError::WouldBlock) => return Look::Nothing,
+        // Unless somebody is at it.
+        let Some(mut dispatch) = self.dispatch_now() else {
+            return Look::Nothing;
         };
         let mut completions = Vec::new();
         // Where the job is, and one other, so that nobody waits for long who has no waiter.
@@ -140,6 +138,16 @@ impl Inner {
         dispatch.submits += 1;
         if dispatch.submits >= SUBMITS_BETWEEN_LOOKS && !self.hub.wants(Level::DEBUG) {
             dispatch.submits = 0;
+            self.help_once(dispatch);
+        }
+    }
+
+    /// For a caller that takes one result after another: it makes way for those to come.
+    pub(crate) fn glance(&self) {
+        if self.spin_ns > 0
+            && !self.hub.wants(Level::DEBUG)
+            && let Some(dispatch) = self.dispatch_now()
+        {
             self.help_once(dispatch);
         }
     }

@@ -48,7 +48,7 @@ mod wake;
 use std::hint;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -97,6 +97,12 @@ const NAPS_MAX: u32 = 4;
 /// For how long it looks without sleeping for a worker that it has asked the fork server for and that a job waits for: about
 /// how long one takes to be ready. Of two wake-ups, at its birth and then, each costs a tenth of that.
 const BIRTH_NS: u64 = 500_000;
+/// How often a thread looks for the dispatch's lock before it sleeps, and how often it pauses between two looks: together
+/// some 20 µs.
+const LOCK_LOOKS: u32 = 100;
+const LOCK_PAUSES: u32 = 16;
+/// Results that the supervisor reads at a time where others may want the lock: some microseconds' worth.
+const RECORDS_AT_A_TIME: usize = 32;
 /// While it spins, it looks at everything else every so many rounds.
 const ROUNDS_BETWEEN_LOOKS: u32 = 64;
 /// A dying worker's channel closes a moment before its process is seen to end. One that lives on longer
@@ -137,8 +143,36 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    #[inline]
     pub(crate) fn dispatch(&self) -> MutexGuard<'_, Dispatch> {
-        // Nothing of the user's runs under this lock, and the supervisor must outlive a bug of ours.
+        self.dispatch_now().unwrap_or_else(|| self.dispatch_soon())
+    }
+
+    /// The same, unless somebody is at it.
+    #[inline]
+    pub(crate) fn dispatch_now(&self) -> Option<MutexGuard<'_, Dispatch>> {
+        match self.dispatch.try_lock() {
+            Ok(dispatch) => Some(dispatch),
+            // Nothing of the user's runs under this lock, and the supervisor must outlive a bug of ours.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// It is held for microseconds at most, and a thread that sleeps for it costs both sides more than that: so it is
+    /// looked for about as long as a wake-up takes, which is longer than the standard library does.
+    #[cold]
+    fn dispatch_soon(&self) -> MutexGuard<'_, Dispatch> {
+        if self.spin_ns > 0 {
+            for _ in 0..LOCK_LOOKS {
+                for _ in 0..LOCK_PAUSES {
+                    hint::spin_loop();
+                }
+                if let Some(dispatch) = self.dispatch_now() {
+                    return dispatch;
+                }
+            }
+        }
         self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -561,11 +595,21 @@ impl Supervisor {
         dispatch.watch_crew();
         let (mut soon, mut crowd) = (false, false);
         for slot in slots {
-            let harvest = dispatch.harvest(*slot, PoolChannel::read_results);
-            any |= harvest.any;
+            let harvest = dispatch.harvest(*slot, |channel, harvest| {
+                channel.read_some_results(harvest, RECORDS_AT_A_TIME)
+            });
             soon |= dispatch.is_brisk(*slot, inner.spin_ns);
             crowd |= dispatch.is_crowded(*slot);
-            self.book(&mut dispatch, *slot, harvest, &mut completions);
+            if harvest.any {
+                any = true;
+                self.book(&mut dispatch, *slot, harvest, &mut completions);
+                dispatch.top_up(*slot);
+                // Others may have been waiting for the lock.
+                self.notes.append(&mut dispatch.notes);
+                drop(dispatch);
+                self.complete(std::mem::take(&mut completions));
+                dispatch = inner.dispatch();
+            }
         }
         if any || !dispatch.requests.is_empty() {
             dispatch.pump();
