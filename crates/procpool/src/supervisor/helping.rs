@@ -14,10 +14,11 @@ use std::thread;
 use procpool_sys::clock;
 use tracing::Level;
 
+use super::Inner;
 use super::channel::PoolChannel;
 use super::dispatch::{Admission, Dispatch, Request};
 use super::entry::Completion;
-use super::{Inner, NAP};
+use super::spin::NAP;
 use crate::cell::JobCell;
 
 /// How long whoever waits looks for the results of short jobs, if none come: longer than it takes to wake a worker,

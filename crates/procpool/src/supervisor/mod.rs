@@ -5,6 +5,7 @@
 //! * [`dispatch`] decides about jobs, under the one lock that it shares with callers of `submit`.
 //! * [`retry`] holds the jobs that killed their worker and wait to be tried again: pure.
 //! * [`channel`] is the pool's end of one worker, [`entry`] one job, [`obituary`] what a death means.
+//! * [`inner`] is what it shares with handles, [`token`] what epoll tells it of; [`spin`] is how it looks for results unasked.
 //! * [`pause`] stops workers in their tracks, and lets them go on.
 //! * [`relief`] looks after those who wait behind others, [`helping`] is what callers do for the supervisor while they wait or submit.
 //! * [`start`] and [`burial`] are the two ends of a worker's life as the loop carries them out, [`abandoned`] is the
@@ -29,6 +30,7 @@ mod fork_server;
 mod helping;
 mod idle;
 mod index_set;
+mod inner;
 mod lines;
 pub(crate) mod machine;
 mod memories;
@@ -41,16 +43,15 @@ mod relief;
 pub(crate) mod retry;
 mod slot;
 mod spares;
+mod spin;
 mod start;
 mod stderr;
+mod token;
 mod wake;
 
-use std::hint;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use procpool_sys::clock;
@@ -61,11 +62,9 @@ use procpool_wire::frame::FrameKind;
 use crate::Error;
 use crate::attachments::regions::Keeper;
 use crate::builder::{Isolation, Settings, Shutdown};
-use crate::cell::Callbacks;
-use crate::events::{self, Hub, StopStage};
+use crate::events::{self, StopStage};
 use crate::tree::{self, Census, Stopped};
 use abandoned::Abandoned;
-use callbacks::CallbackThreads;
 use cgroup::{Cgroups, Limits, Turnover};
 use channel::{Harvest, Link, PoolChannel};
 use containment::Hold;
@@ -73,6 +72,7 @@ use dispatch::{Dispatch, Pace, Request};
 use entry::Completion;
 use fork_server::ForkServer;
 use idle::IdleWatch;
+pub(crate) use inner::Inner;
 use machine::{Action, Event, Machine, Policy};
 use memories::{Memories, Memory};
 use notes::Notes;
@@ -80,31 +80,12 @@ use relief::CrewWatch;
 use retry::Backoff;
 use slot::Place;
 use spares::{Spare, spares_of};
+use spin::SPIN_NS;
 use start::trouble_of;
 use stderr::{StderrReader, Tap};
+use token::Token;
 use wake::Wake;
 
-/// How long the supervisor looks for more results before it sleeps: about what it costs to be woken.
-const SPIN_NS: u64 = 20_000;
-/// How long it leaves results to callers that read them themselves; with the kernel's slack about twice that. Then it
-/// looks whether anybody still does.
-const NAP: Duration = Duration::from_micros(50);
-/// How long it naps for results of jobs that should take less than this, if none come.
-const CROWD_QUIET_NS: u64 = 1_000_000;
-/// Naps in a row before it looks at everything all the same: those who help look at one worker after another, and
-/// some have long to wait for their turn.
-const NAPS_MAX: u32 = 4;
-/// For how long it looks without sleeping for a worker that it has asked the fork server for and that a job waits for: about
-/// how long one takes to be ready. Of two wake-ups, at its birth and then, each costs a tenth of that.
-const BIRTH_NS: u64 = 500_000;
-/// How often a thread looks for the dispatch's lock before it sleeps, and how often it pauses between two looks: together
-/// some 20 µs.
-const LOCK_LOOKS: u32 = 100;
-const LOCK_PAUSES: u32 = 16;
-/// Results that the supervisor reads at a time where others may want the lock: some microseconds' worth.
-const RECORDS_AT_A_TIME: usize = 32;
-/// While it spins, it looks at everything else every so many rounds.
-const ROUNDS_BETWEEN_LOOKS: u32 = 64;
 /// A dying worker's channel closes a moment before its process is seen to end. One that lives on longer
 /// than this has closed it itself.
 const HANGUP_GRACE_NS: u64 = 200_000_000;
@@ -115,114 +96,6 @@ const ABANDONED_MIN: usize = 4;
 const READ_MAX: usize = 256 * 1024;
 /// Events taken at a time.
 const EVENTS_MAX: usize = 64;
-
-/// What the supervisor shares with the handles of a pool.
-pub(crate) struct Inner {
-    pub(crate) settings: Settings,
-    pub(crate) image: &'static Image,
-    dispatch: Mutex<Dispatch>,
-    /// A caller that waits is reading results.
-    lookout: AtomicBool,
-    /// How often callers have read results.
-    helped: AtomicU64,
-    /// A caller has given up looking, and sleeps.
-    left: AtomicBool,
-    /// How long to look for results before sleeping; 0 on a single processor.
-    spin_ns: u64,
-    /// There may be room in the queue.
-    pub(crate) room: Condvar,
-    /// A worker became ready, or the pool broke or ended.
-    pub(crate) changed: Condvar,
-    wake: Arc<Wake>,
-    cgroups: Mutex<Cgroups>,
-    ended: Mutex<bool>,
-    ended_changed: Condvar,
-    pub(crate) callbacks: CallbackThreads,
-    /// Where what happens is told.
-    pub(crate) hub: Arc<Hub>,
-}
-
-impl Inner {
-    #[inline]
-    pub(crate) fn dispatch(&self) -> MutexGuard<'_, Dispatch> {
-        self.dispatch_now().unwrap_or_else(|| self.dispatch_soon())
-    }
-
-    /// The same, unless somebody is at it.
-    #[inline]
-    pub(crate) fn dispatch_now(&self) -> Option<MutexGuard<'_, Dispatch>> {
-        match self.dispatch.try_lock() {
-            Ok(dispatch) => Some(dispatch),
-            // Nothing of the user's runs under this lock, and the supervisor must outlive a bug of ours.
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// It is held for microseconds at most, and a thread that sleeps for it costs both sides more than that: so it is
-    /// looked for about as long as a wake-up takes, which is longer than the standard library does.
-    #[cold]
-    fn dispatch_soon(&self) -> MutexGuard<'_, Dispatch> {
-        if self.spin_ns > 0 {
-            for _ in 0..LOCK_LOOKS {
-                for _ in 0..LOCK_PAUSES {
-                    hint::spin_loop();
-                }
-                if let Some(dispatch) = self.dispatch_now() {
-                    return dispatch;
-                }
-            }
-        }
-        self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Never together with the dispatch's lock: to make and to remove a cgroup takes its time.
-    pub(crate) fn cgroups(&self) -> MutexGuard<'_, Cgroups> {
-        self.cgroups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the supervisor look at what is asked of it.
-    pub(crate) fn wake(&self) {
-        self.wake.ring();
-    }
-
-    /// Waits until no worker is left.
-    pub(crate) fn wait_ended(&self) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*ended {
-            ended = self.ended_changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn set_ended(&self) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.ended_changed.notify_all();
-    }
-
-    /// Tells jobs' cells that they have ended. Holds no lock; callbacks run elsewhere.
-    fn complete(&self, completions: Vec<Completion>) {
-        for Completion { cell, ended } in completions {
-            self.callbacks.run(cell.complete(ended));
-        }
-    }
-
-    /// The same on the thread of a caller who has come for something else: no code of others runs on it.
-    fn complete_as_guest(&self, completions: Vec<Completion>) {
-        for Completion { cell, ended } in completions {
-            self.callbacks.run(cell.complete_as_guest(ended));
-        }
-    }
-
-    /// The same on a caller's thread; callbacks run on it.
-    pub(crate) fn complete_here(&self, completions: Vec<Completion>) {
-        self.hub.tell_ends(&completions);
-        let callbacks: Vec<Callbacks> = completions
-            .into_iter()
-            .map(|Completion { cell, ended }| cell.complete(ended))
-            .collect();
-        callbacks.into_iter().for_each(Callbacks::run);
-    }
-}
 
 /// A worker process, as the supervisor's thread keeps it.
 struct Worker {
@@ -302,60 +175,6 @@ enum Course {
     Finished,
 }
 
-/// What a look at the workers that had results has found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Results,
-    Nothing,
-    /// Nothing, and jobs there take longer than it is worth to wait for without sleeping.
-    NothingSoon,
-    /// There will be more: jobs take longer than it is worth to spin, not long enough to be woken for each, and
-    /// more of them wait at the workers.
-    Crowd,
-}
-
-#[derive(Clone, Copy)]
-enum Token {
-    Wake,
-    Channel(usize),
-    Process(usize),
-    ServerChannel,
-    ServerProcess,
-    SpareChannel(usize),
-    SpareProcess(usize),
-    Abandoned(usize),
-}
-
-impl Token {
-    fn event(self, flags: EpollFlags) -> EpollEvent {
-        let data = match self {
-            Token::Wake => 0,
-            Token::Channel(slot) => (slot as u64) << 3 | 1,
-            Token::Process(slot) => (slot as u64) << 3 | 2,
-            Token::ServerChannel => 3,
-            Token::ServerProcess => 4,
-            Token::SpareChannel(place) => (place as u64) << 3 | 5,
-            Token::SpareProcess(place) => (place as u64) << 3 | 6,
-            Token::Abandoned(place) => (place as u64) << 3 | 7,
-        };
-        EpollEvent::new(flags, data)
-    }
-
-    fn of(event: &EpollEvent) -> Token {
-        let slot = (event.data() >> 3) as usize;
-        match event.data() & 7 {
-            1 => Token::Channel(slot),
-            2 => Token::Process(slot),
-            3 => Token::ServerChannel,
-            4 => Token::ServerProcess,
-            5 => Token::SpareChannel(slot),
-            6 => Token::SpareProcess(slot),
-            7 => Token::Abandoned(slot),
-            _ => Token::Wake,
-        }
-    }
-}
-
 impl Supervisor {
     /// Everything that can fail before the thread is there.
     pub(crate) fn prepare(settings: Settings, image: &'static Image) -> Result<Supervisor, Error> {
@@ -395,23 +214,9 @@ impl Supervisor {
             Isolation::FreshProcess => Turnover::EachJob,
         };
         let memories = Memories::new(settings.isolation);
-        let inner = Arc::new(Inner {
-            dispatch: Mutex::new(dispatch),
-            lookout: AtomicBool::new(false),
-            helped: AtomicU64::new(0),
-            left: AtomicBool::new(false),
-            spin_ns: if processors() > 1 { SPIN_NS } else { 0 },
-            settings,
-            image,
-            room: Condvar::new(),
-            changed: Condvar::new(),
-            wake,
-            cgroups: Mutex::new(Cgroups::new(limits, turnover)),
-            ended: Mutex::new(false),
-            ended_changed: Condvar::new(),
-            callbacks: CallbackThreads::default(),
-            hub: Hub::new(),
-        });
+        let spin_ns = if processors() > 1 { SPIN_NS } else { 0 };
+        let cgroups = Cgroups::new(limits, turnover);
+        let inner = Arc::new(Inner::new(settings, image, dispatch, spin_ns, wake, cgroups));
         let stderr = StderrReader::start(&inner)?;
         let notes = Notes::new(Arc::clone(&inner.hub));
         Ok(Supervisor {
@@ -468,14 +273,6 @@ impl Supervisor {
         inner.set_ended();
     }
 
-    /// Whether a worker that a job waits for is being forked, and will be ready in a moment.
-    fn expects_birth(&self) -> bool {
-        self.demanded > 0
-            && self.inner.spin_ns > 0
-            && self.inner.settings.isolation == Isolation::Reuse
-            && self.server.as_ref().is_some_and(|server| server.has_been_asked_since(BIRTH_NS))
-    }
-
     /// How long to sleep: until something is due.
     fn timeout(&self) -> EpollTimeout {
         let server = self.server.as_ref().map(|server| &server.worker);
@@ -496,139 +293,6 @@ impl Supervisor {
         // Rounded up: a turn too early would only be repeated.
         let milliseconds = i32::try_from(left.div_ceil(1_000_000)).unwrap_or(i32::MAX);
         EpollTimeout::try_from(milliseconds).unwrap_or(EpollTimeout::NONE)
-    }
-
-    /// Looks for results of the workers that have just had some, for as long as some keep coming.
-    fn spin(&mut self) {
-        if self.hot.is_empty() && !self.inner.dispatch().crew_calls() {
-            return;
-        }
-        let mut quiet_since = clock::monotonic_ns();
-        let (mut rounds, mut naps) = (0, 0);
-        let mut called = self.hot.is_empty();
-        while (!self.hot.is_empty() || called) && self.course != Course::Finished {
-            self.look_after_crew();
-            if self.is_helped() && naps < NAPS_MAX {
-                // Whoever helps is quicker without us. If nobody does any more, results wait for a nap.
-                naps += 1;
-                if self.inner.wake.nap(NAP) {
-                    self.turn(EpollTimeout::ZERO);
-                }
-                continue;
-            }
-            let hot = std::mem::take(&mut self.hot);
-            let found = self.harvest(&hot);
-            self.hot = hot;
-            let now = clock::monotonic_ns();
-            let napped = std::mem::take(&mut naps) > 0;
-            if napped {
-                quiet_since = now;
-            }
-            match found {
-                Found::Crowd => {
-                    self.inner.wake.nap(NAP);
-                    quiet_since = clock::monotonic_ns();
-                }
-                Found::Results => quiet_since = now,
-                Found::Nothing if now.saturating_sub(quiet_since) < self.inner.spin_ns => {
-                    hint::spin_loop();
-                }
-                // The processors are others', who need them.
-                Found::Nothing | Found::NothingSoon if self.inner.dispatch().relies_on_crew() => {
-                    self.inner.wake.nap(NAP);
-                    self.turn(EpollTimeout::ZERO);
-                    quiet_since = clock::monotonic_ns();
-                }
-                Found::Nothing | Found::NothingSoon => {
-                    called = false;
-                    if !self.cool_down() {
-                        return;
-                    }
-                    // Some had been published in the meantime, and more than one harvest takes may be left:
-                    // to sleep now would be to leave them unread, since they have rung no bell.
-                    quiet_since = now;
-                }
-            }
-            rounds += 1;
-            if napped || found == Found::Crowd || rounds % ROUNDS_BETWEEN_LOOKS == 0 {
-                self.turn(EpollTimeout::ZERO);
-                self.let_idle_go();
-            }
-        }
-        self.leave_crew();
-    }
-
-    /// True if callers have read results since the last look, and none has left it to this thread meanwhile.
-    fn is_helped(&mut self) -> bool {
-        let helped = self.inner.helped.load(Ordering::Relaxed);
-        let left = self.inner.left.swap(false, Ordering::Acquire);
-        std::mem::replace(&mut self.helped, helped) != helped && !left
-    }
-
-    /// Asks the workers for a bell with their next results, and looks once more. True if there were some.
-    fn cool_down(&mut self) -> bool {
-        let hot = std::mem::take(&mut self.hot);
-        {
-            let dispatch = self.inner.dispatch();
-            for slot in &hot {
-                if let Some(channel) = dispatch.channel(*slot) {
-                    channel.want_bell(true);
-                }
-            }
-        }
-        // Results published before the request was seen have rung no bell.
-        let found = self.harvest(&hot);
-        let quiet = matches!(found, Found::Nothing | Found::NothingSoon);
-        if quiet {
-            self.leave_crew();
-        } else {
-            self.hot = hot;
-        }
-        !quiet
-    }
-
-    fn harvest(&mut self, slots: &[usize]) -> Found {
-        let mut completions = Vec::new();
-        let mut any = false;
-        let inner = Arc::clone(&self.inner);
-        let mut dispatch = inner.dispatch();
-        dispatch.watch_crew();
-        let (mut soon, mut crowd) = (false, false);
-        for slot in slots {
-            let harvest = dispatch.harvest(*slot, |channel, harvest| {
-                channel.read_some_results(harvest, RECORDS_AT_A_TIME)
-            });
-            soon |= dispatch.is_brisk(*slot, inner.spin_ns);
-            crowd |= dispatch.is_crowded(*slot);
-            if harvest.any {
-                any = true;
-                self.book(&mut dispatch, *slot, harvest, &mut completions);
-                dispatch.top_up(*slot);
-                // Others may have been waiting for the lock.
-                self.notes.append(&mut dispatch.notes);
-                drop(dispatch);
-                self.complete(std::mem::take(&mut completions));
-                dispatch = inner.dispatch();
-            }
-        }
-        if any || !dispatch.requests.is_empty() {
-            dispatch.pump();
-            self.after_dispatch(&mut dispatch);
-        }
-        drop(dispatch);
-        self.complete(completions);
-        self.handle_events();
-        if any {
-            self.results_ns = clock::monotonic_ns();
-        }
-        // A long job with others behind it is no crowd.
-        let flows = || clock::monotonic_ns().saturating_sub(self.results_ns) < CROWD_QUIET_NS;
-        match (any, soon) {
-            (_, false) if crowd && flows() => Found::Crowd,
-            (true, _) => Found::Results,
-            (false, true) => Found::Nothing,
-            (false, false) => Found::NothingSoon,
-        }
     }
 
     /// What a harvest means beyond its completions.

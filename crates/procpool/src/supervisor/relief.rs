@@ -3,8 +3,9 @@
 
 use procpool_sys::{clock, held};
 
+use super::Supervisor;
 use super::dispatch::Member;
-use super::{NAP, Supervisor};
+use super::spin::NAP;
 
 /// As far apart as naps: what waits behind a long job waits for two looks at most.
 const LOOKS_APART_NS: u64 = NAP.as_nanos() as u64;
