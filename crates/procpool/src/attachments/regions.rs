@@ -30,6 +30,7 @@ pub(crate) struct Region {
     /// There until it is dropped.
     memory: Option<Memory>,
     spoiled: AtomicBool,
+    store: &'static Store,
 }
 
 struct Memory {
@@ -45,12 +46,48 @@ struct Kept {
     free: Vec<Memory>,
 }
 
-static KEPT: Mutex<Kept> = Mutex::new(Kept { pools: 0, free: Vec::new() });
-/// When all that is kept is to be given back. `u64::MAX`: nothing is kept.
-static DUE_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Where it is kept: one place for all pools of the process.
+struct Store {
+    kept: Mutex<Kept>,
+    /// When all that is kept is to be given back. `u64::MAX`: nothing is kept.
+    due_ns: AtomicU64,
+}
 
-fn kept() -> MutexGuard<'static, Kept> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+static STORE: Store = Store::new();
+
+impl Store {
+    const fn new() -> Store {
+        let kept = Kept { pools: 0, free: Vec::new() };
+        Store { kept: Mutex::new(kept), due_ns: AtomicU64::new(u64::MAX) }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps it; answers what there is no room for now.
+    fn put(&self, memory: Memory) -> Vec<Memory> {
+        let mut kept = self.kept();
+        if kept.pools == 0 {
+            return vec![memory];
+        }
+        kept.free.push(memory);
+        self.due_ns.store(clock::monotonic_ns() + KEPT_NS, Ordering::Relaxed);
+        let mut over = Vec::new();
+        while kept.bytes() > KEPT_BYTES_MAX || kept.free.len() > KEPT_MAX {
+            over.push(kept.free.remove(0));
+        }
+        over
+    }
+
+    /// Gives back all that is kept. True if there was something.
+    fn give_back(&self) -> bool {
+        let mut kept = self.kept();
+        let free = mem::take(&mut kept.free);
+        self.due_ns.store(u64::MAX, Ordering::Relaxed);
+        drop(kept);
+        !free.is_empty()
+    }
 }
 
 impl Kept {
@@ -65,30 +102,20 @@ impl Kept {
         let (index, _) = capacities.filter(|(_, c)| fits(*c)).min_by_key(|(_, c)| *c)?;
         Some(self.free.remove(index))
     }
-
-    /// Keeps it; answers what there is no room for now.
-    fn put(&mut self, memory: Memory) -> Vec<Memory> {
-        if self.pools == 0 {
-            return vec![memory];
-        }
-        self.free.push(memory);
-        DUE_NS.store(clock::monotonic_ns() + KEPT_NS, Ordering::Relaxed);
-        let mut over = Vec::new();
-        while self.bytes() > KEPT_BYTES_MAX || self.free.len() > KEPT_MAX {
-            over.push(self.free.remove(0));
-        }
-        over
-    }
 }
 
 impl Region {
     /// A region with these bytes. `None` if they are not to be lent, or there is no memory or no descriptor for it.
     pub(crate) fn with(bytes: &[u8]) -> Option<Arc<Region>> {
+        Region::kept_in(&STORE, bytes)
+    }
+
+    fn kept_in(store: &'static Store, bytes: &[u8]) -> Option<Arc<Region>> {
         // In a forked child another thread of the host's may have held the lock for good.
         if bytes.is_empty() || bytes.len() > REGION_BYTES_MAX || fork::is_child() {
             return None;
         }
-        let old = kept().take(bytes.len());
+        let old = store.kept().take(bytes.len());
         let memory = match old {
             Some(mut memory) => {
                 memory.lent.fill(bytes);
@@ -99,7 +126,7 @@ impl Region {
                 Memory { lent: Lent::create(bytes).ok()?, _descriptor: descriptor }
             }
         };
-        Some(Arc::new(Region { memory: Some(memory), spoiled: AtomicBool::new(false) }))
+        Some(Arc::new(Region { memory: Some(memory), spoiled: AtomicBool::new(false), store }))
     }
 
     pub(crate) fn lent(&self) -> &Lent {
@@ -120,29 +147,33 @@ impl Drop for Region {
             return;
         }
         // What is given back is so without the lock.
-        let _over = memory.map(|memory| kept().put(memory));
+        let _over = memory.map(|memory| self.store.put(memory));
     }
 }
 
 /// Each pool has one as long as it lives.
-pub(crate) struct Keeper(());
+pub(crate) struct Keeper(&'static Store);
 
 impl Keeper {
     pub(crate) fn new() -> Keeper {
-        kept().pools += 1;
-        Keeper(())
+        Keeper::of(&STORE)
+    }
+
+    fn of(store: &'static Store) -> Keeper {
+        store.kept().pools += 1;
+        Keeper(store)
     }
 
     /// When there is something to give back.
     pub(crate) fn due(&self) -> Option<u64> {
-        let due = DUE_NS.load(Ordering::Relaxed);
+        let due = self.0.due_ns.load(Ordering::Relaxed);
         (due != u64::MAX).then_some(due)
     }
 
     /// Gives back what nobody has used for a while.
     pub(crate) fn tidy(&self, now_ns: u64) {
-        if DUE_NS.load(Ordering::Relaxed) <= now_ns {
-            give_back();
+        if self.0.due_ns.load(Ordering::Relaxed) <= now_ns {
+            self.0.give_back();
         }
     }
 }
@@ -152,73 +183,71 @@ impl Drop for Keeper {
         if fork::is_child() {
             return;
         }
-        let mut kept = kept();
+        let mut kept = self.0.kept();
         kept.pools -= 1;
         let is_last = kept.pools == 0;
         drop(kept);
         if is_last {
-            give_back();
+            self.0.give_back();
         }
     }
 }
 
 /// Gives back all that is kept. True if there was something.
 pub(super) fn give_back() -> bool {
-    let mut kept = kept();
-    let free = mem::take(&mut kept.free);
-    DUE_NS.store(u64::MAX, Ordering::Relaxed);
-    drop(kept);
-    !free.is_empty()
+    STORE.give_back()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The kept ones are the process's, so this is one test: others would be in its way.
     #[test]
     fn regions_are_used_again_unless_somebody_may_still_read_them() {
         const LEN: usize = 3 << 20;
-        let keeper = Keeper::new();
+        // Its own: other tests use the process's meanwhile.
+        static STORE: Store = Store::new();
+        let region = |bytes: &[u8]| Region::kept_in(&STORE, bytes);
+        let keeper = Keeper::of(&STORE);
         let address = |region: &Arc<Region>| region.lent().bytes().as_ptr();
-        let first = Region::with(&[1; LEN]).unwrap();
+        let first = region(&[1; LEN]).unwrap();
         let at = address(&first);
         // A worker has it: the attachment's end is not its end.
         let lease = Arc::clone(&first);
         drop(first);
-        let second = Region::with(&[2; LEN]).unwrap();
+        let second = region(&[2; LEN]).unwrap();
         assert_ne!(address(&second), at);
         assert!(lease.lent().bytes() == [1; LEN]);
         drop(lease);
-        let third = Region::with(&[3; LEN - 1000]).unwrap();
+        let third = region(&[3; LEN - 1000]).unwrap();
         assert_eq!(address(&third), at);
         assert!(third.lent().bytes() == [3; LEN - 1000]);
         // One much too large is left alone, and so is one that is too small.
         drop(third);
         for len in [1000, LEN + (1 << 20)] {
-            assert_ne!(address(&Region::with(&vec![4; len]).unwrap()), at);
+            assert_ne!(address(&region(&vec![4; len]).unwrap()), at);
         }
         // One whose reader has died is not used again.
-        let fourth = Region::with(&[5; LEN]).unwrap();
+        let fourth = region(&[5; LEN]).unwrap();
         assert_eq!(address(&fourth), at);
         fourth.spoil();
-        let kept_before = kept().free.len();
+        let kept_before = STORE.kept().free.len();
         drop(fourth);
-        assert_eq!(kept().free.len(), kept_before);
+        assert_eq!(STORE.kept().free.len(), kept_before);
         // What is kept has a limit, and an end.
         drop(second);
-        let many: Vec<_> = (0..6).map(|_| Region::with(&[6; 16 << 20]).unwrap()).collect();
+        let many: Vec<_> = (0..6).map(|_| region(&[6; 16 << 20]).unwrap()).collect();
         drop(many);
-        assert!(kept().bytes() <= KEPT_BYTES_MAX && !kept().free.is_empty());
-        assert!(Region::with(&vec![7; REGION_BYTES_MAX + 1]).is_none());
+        assert!(STORE.kept().bytes() <= KEPT_BYTES_MAX && !STORE.kept().free.is_empty());
+        assert!(region(&vec![7; REGION_BYTES_MAX + 1]).is_none());
         keeper.tidy(keeper.due().unwrap() - 1);
-        assert!(!kept().free.is_empty());
+        assert!(!STORE.kept().free.is_empty());
         keeper.tidy(keeper.due().unwrap());
-        assert!(kept().free.is_empty() && keeper.due().is_none());
-        drop(Region::with(&[8; LEN]));
+        assert!(STORE.kept().free.is_empty() && keeper.due().is_none());
+        drop(region(&[8; LEN]));
         drop(keeper);
-        assert!(kept().free.is_empty());
-        drop(Region::with(&[9; LEN]));
-        assert!(kept().free.is_empty());
+        assert!(STORE.kept().free.is_empty());
+        drop(region(&[9; LEN]));
+        assert!(STORE.kept().free.is_empty());
     }
 }
