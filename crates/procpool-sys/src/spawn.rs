@@ -16,6 +16,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, setpgid};
@@ -56,6 +58,9 @@ pub enum Exit {
     /// Somebody else has waited for it, or the host ignores SIGCHLD: the status is lost.
     Unknown,
 }
+
+/// How far apart the looks are whether a process has stopped: about the time of a wake-up.
+const STOP_LOOKS_APART: Duration = Duration::from_micros(50);
 
 /// A running child that leads a process group of its own. Not reaped before [`Process::reap`], so its
 /// id stays its own; dropping it kills and reaps it.
@@ -165,6 +170,23 @@ impl Process {
         self.pidfd.as_fd()
     }
 
+    /// Stops the process by SIGSTOP, and looks until all its threads stand still, at most for `patience`. The signal is
+    /// some thread's to take: until that one gets a processor the others go on. One that waits in the kernel for what
+    /// does not come does not stop.
+    pub fn stop(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        if pidfd::stop(self.pidfd()).is_err() {
+            return;
+        }
+        // With all of them stopped, or none left, there is something to say (`task_stopped_code` in the kernel).
+        while matches!(news_of(&self.pidfd, libc::WSTOPPED | libc::WEXITED), Ok(None))
+            && Instant::now() < deadline
+        {
+            // It is the process that needs the processor, and it has no other way to tell.
+            thread::sleep(STOP_LOOKS_APART);
+        }
+    }
+
     /// Sends SIGTERM to the process and everything in its group.
     pub fn terminate_group(&self) {
         self.signal_group(Signal::SIGTERM);
@@ -236,32 +258,36 @@ fn reap_by(pidfd: &OwnedFd) {
 
 /// How the child behind a pidfd ended, if it has; [`Exit::Unknown`] if it is no child of ours, or not any more.
 fn exit_of(pidfd: &OwnedFd) -> io::Result<Option<Exit>> {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let fd = pidfd.as_raw_fd() as libc::id_t;
-    // SAFETY: `info` is a valid place for one siginfo_t, and the descriptor is ours.
-    let result = unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) };
-    if result != 0 {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            Some(libc::ECHILD) => Ok(Some(Exit::Unknown)),
-            _ => Err(error),
-        };
-    }
-    // SAFETY: all zeroes is a valid siginfo_t, and waitid has filled it if there was something to say.
-    let info = unsafe { info.assume_init() };
-    // SAFETY: after waitid these fields are the ones that are set; zero means "still running".
-    let pid = unsafe { info.si_pid() };
-    if pid == 0 {
-        return Ok(None);
-    }
-    // SAFETY: as above.
+    let info = match news_of(pidfd, libc::WEXITED) {
+        Ok(Some(info)) => info,
+        Ok(None) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(Some(Exit::Unknown)),
+        Err(error) => return Err(error),
+    };
+    // SAFETY: waitid has said something, so this field is set.
     let status = unsafe { info.si_status() };
     Ok(Some(match info.si_code {
         libc::CLD_EXITED => Exit::Code(status),
         libc::CLD_DUMPED => Exit::Signal(status, true),
         _ => Exit::Signal(status, false),
     }))
+}
+
+/// What waitid(2) has to say at once of the child behind a pidfd, of the kinds asked for. It is left to be said again.
+fn news_of(pidfd: &OwnedFd, kinds: i32) -> io::Result<Option<libc::siginfo_t>> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = kinds | libc::WNOHANG | libc::WNOWAIT;
+    let fd = pidfd.as_raw_fd() as libc::id_t;
+    // SAFETY: `info` is a valid place for one siginfo_t, and the descriptor is ours.
+    let result = unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeroes is a valid siginfo_t, and waitid has filled it if there was something to say.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: after waitid this field is set; zero means that there is nothing to say.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then_some(info))
 }
 
 impl Drop for Process {

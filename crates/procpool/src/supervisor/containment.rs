@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::libc;
-use procpool_sys::pidfd;
 use procpool_sys::spawn::Exit;
 use procpool_wire::handshake::Contained;
 
@@ -20,6 +19,9 @@ use crate::tree::{self, Census};
 /// How long the supervisor walks the tree of a worker without a cgroup before it kills the worker all the
 /// same. Trees of a few processes take a millisecond; other workers wait meanwhile.
 const WALK_MAX: Duration = Duration::from_millis(250);
+/// How long it waits before that for the worker to stand still: as long as a busy machine may leave it without a
+/// processor.
+const STOP_MAX: Duration = Duration::from_millis(100);
 /// At most so many survivors are named.
 const NAMED_MAX: usize = 8;
 
@@ -151,8 +153,9 @@ impl Worker {
             return;
         }
         // Not the worker first: it adopts the orphans below it, and without it nobody could tell them from
-        // the orphans of others. It is stopped so that its job does not go on starting some.
-        let _ = pidfd::stop(self.process.pidfd());
+        // the orphans of others. It is stopped so that its job does not go on starting some, and does not see their
+        // end and return, as if nothing had been.
+        self.process.stop(STOP_MAX);
         if self.process.is_ours() {
             self.survivors = tree::kill_below(self.process.id(), WALK_MAX);
         }
