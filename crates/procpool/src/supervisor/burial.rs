@@ -57,7 +57,7 @@ impl Supervisor {
             });
             let more = harvest.more;
             // It may have been its last job, after which it leaves by itself.
-            self.book(&mut dispatch, slot, harvest, &mut completions);
+            dispatch.book(slot, harvest, &mut completions);
             if !more {
                 break;
             }

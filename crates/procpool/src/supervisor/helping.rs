@@ -15,7 +15,7 @@ use procpool_sys::clock;
 use tracing::Level;
 
 use super::Inner;
-use super::channel::PoolChannel;
+use super::channel::{Harvest, PoolChannel};
 use super::dispatch::{Admission, Dispatch, Request};
 use super::entry::Completion;
 use super::spin::NAP;
@@ -183,12 +183,23 @@ impl Dispatch {
         if !harvest.any {
             return false;
         }
+        self.book(slot, harvest, completions);
+        self.top_up(slot);
+        true
+    }
+
+    /// What a harvest means beyond its completions.
+    pub(super) fn book(
+        &mut self,
+        slot: usize,
+        harvest: Harvest,
+        completions: &mut Vec<Completion>,
+    ) {
         harvest.move_completions(completions);
+        // After the note that the job has returned, in the same list: who is being asked to stop does not retire.
         if self.channel(slot).is_some_and(PoolChannel::is_spent) {
             self.requests.push(Request::Spent(slot));
         }
-        self.top_up(slot);
-        true
     }
 
     /// True if something is left that only the supervisor does.

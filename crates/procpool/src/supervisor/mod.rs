@@ -66,10 +66,9 @@ use crate::events::{self, StopStage};
 use crate::tree::{self, Census, Stopped};
 use abandoned::Abandoned;
 use cgroup::{Cgroups, Limits, Turnover};
-use channel::{Harvest, Link, PoolChannel};
+use channel::{Link, PoolChannel};
 use containment::Hold;
 use dispatch::{Dispatch, Pace, Request};
-use entry::Completion;
 use fork_server::ForkServer;
 use idle::IdleWatch;
 pub(crate) use inner::Inner;
@@ -295,20 +294,6 @@ impl Supervisor {
         EpollTimeout::try_from(milliseconds).unwrap_or(EpollTimeout::NONE)
     }
 
-    /// What a harvest means beyond its completions.
-    fn book(
-        &mut self,
-        dispatch: &mut Dispatch,
-        slot: usize,
-        harvest: Harvest,
-        completions: &mut Vec<Completion>,
-    ) {
-        harvest.move_completions(completions);
-        if dispatch.channel(slot).is_some_and(PoolChannel::is_spent) {
-            self.events.push(Event::Retire(slot));
-        }
-    }
-
     /// What may follow from any change of who has which job.
     fn after_dispatch(&mut self, dispatch: &mut Dispatch) {
         if dispatch.blocked > 0 {
@@ -400,7 +385,7 @@ impl Supervisor {
             link = channel.read_frames(&mut self.buffer, harvest, |frame| frames.push(frame));
             channel.read_results(harvest);
         });
-        self.book(&mut dispatch, slot, harvest, &mut completions);
+        dispatch.book(slot, harvest, &mut completions);
         drop(dispatch);
         for frame in frames {
             self.take_start_frame(slot, &frame);

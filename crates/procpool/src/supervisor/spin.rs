@@ -155,7 +155,7 @@ impl Supervisor {
             crowd |= dispatch.is_crowded(*slot);
             if harvest.any {
                 any = true;
-                self.book(&mut dispatch, *slot, harvest, &mut completions);
+                dispatch.book(*slot, harvest, &mut completions);
                 dispatch.top_up(*slot);
                 // Others may have been waiting for the lock.
                 self.notes.append(&mut dispatch.notes);
