@@ -167,6 +167,7 @@ fn attach(debugger: Debugger, pool: &ProcessPool) -> anyhow::Result<Child> {
             Instant::now() < give_up_at,
             "`{program}` does not take hold of the worker"
         );
+        // A debugger does not say when it has hold of a process; /proc does, to whoever looks.
         thread::sleep(ATTACH_LOOK);
     }
     Ok(child)

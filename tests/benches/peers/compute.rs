@@ -86,6 +86,7 @@ fn behind_a_long_job(effort: &Effort) -> f64 {
     let pool = ProcessPool::warm();
     let long = Duration::from_secs_f64(effort.long_job_seconds);
     let start = Instant::now();
+    // Jobs that take a known time and no processor: the row is about who waits for whom.
     let long = pool.submit(thread::sleep, long);
     let short = (0..SHORT_JOBS).map(|_| pool.submit(thread::sleep, Duration::from_millis(1)));
     for future in short.collect::<Vec<_>>() {

@@ -68,7 +68,7 @@ fn status_bytes(pid: &str, field: &str) -> f64 {
 pub(crate) fn pending_here(jobs: u64) -> f64 {
     let pool = ProcessPool::start();
     for _ in 0..WORKERS {
-        // The pool's end is what ends it.
+        // It keeps its worker busy, so that the others wait. The pool's end is what ends it.
         pool.submit(|()| thread::sleep(Duration::from_secs(3600)), ());
     }
     // What is there once and for all is no job's.
@@ -127,6 +127,7 @@ pub(crate) fn idle_here(workers: u64, seconds: &str) -> f64 {
     // Whoever spins for a while after work has given up by then.
     thread::sleep(Duration::from_millis(200).min(seconds));
     let before = total();
+    // What is measured is what they use in this time.
     thread::sleep(seconds);
     (total() - before) as f64 / 1e3
 }

@@ -260,6 +260,7 @@ impl Jobs {
     fn tend(self: &Arc<Self>) {
         let mut pause = ASK_AGAIN_FIRST;
         loop {
+            // The daemon does not tell when it has room again.
             thread::sleep(pause);
             loop {
                 let Some(next) = self.unsettled().refused.pop_front() else {

@@ -1,6 +1,6 @@
 //! Callers read workers' results themselves: who waits for a job has nothing better to do, and who submits faster
-//! than the workers run, or takes one result after another, makes room for more. So a round trip needs no thread but the caller's, and a million jobs
-//! do not cross from one thread to another and back.
+//! than the workers run, or takes one result after another, makes room for more. So a round trip needs no thread but
+//! the caller's, and a million jobs do not cross from one thread to another and back.
 //!
 //! All that is done here is what the supervisor does with results, under the same lock. It is never relied on: the
 //! supervisor looks as well, only less often while it sees that somebody helps. What is the supervisor's alone is
