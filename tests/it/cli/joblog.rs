@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -216,7 +216,7 @@ fn a_run_that_is_killed_at_random_moments_is_finished_by_resuming() {
         let mut args =
             vec!["run", "-j4", "--resume", log.to_str().unwrap(), "sh", "-c", &script, ":::"];
         args.extend(numbers.iter().map(|number| &number[..]));
-        let printed = killed_again_and_again(&mut random, &args, JOBS, || {
+        let printed = killed_again_and_again(&mut random, &args, "", &log, JOBS, || {
             let before: HashSet<String> = inputs(&lines(&log)).into_iter().collect();
             let _ = fs::remove_file(&starts);
             let (log, starts) = (log.clone(), starts.clone());
@@ -238,20 +238,20 @@ fn a_run_that_is_killed_at_random_moments_is_finished_by_resuming() {
 }
 
 /// Goal: the same for calls, five of which crash.
+/// Method: calls are so quick that a program could be at its end before it is killed. So its input has no end before.
 #[test]
 fn a_call_that_is_killed_at_random_moments_is_finished_by_resuming() {
     test_within(Duration::from_secs(180), || {
         const LINES: u64 = 2000;
         let mut random = Random::new();
         let dir = TempDir::new();
-        let file = dir.path().join("lines");
         let log = dir.path().join("log");
         let line = |n: u64| if n.is_multiple_of(400) { 13 } else { n + 100 };
         let text: String = (1..=LINES).map(|n| format!("{}\n", line(n))).collect();
-        fs::write(&file, text).unwrap();
         let args = ["call", "-k", "--resume", log.to_str().unwrap(), "--worker", TASKS];
-        let args = [&args[..], &["worker_tasks::crash_on_13", file.to_str().unwrap()]].concat();
-        let printed = killed_again_and_again(&mut random, &args, LINES, || Box::new(|| ()));
+        let args = [&args[..], &["worker_tasks::crash_on_13"]].concat();
+        let begin = || Box::new(|| ()) as Box<dyn FnOnce()>;
+        let printed = killed_again_and_again(&mut random, &args, &text, &log, LINES, begin);
         let log = lines(&log);
         assert_eq!(log.len() as u64, LINES, "a line is there twice, or missing");
         let died = log.iter().filter(|line| line["outcome"] == "died").count();
@@ -262,22 +262,32 @@ fn a_call_that_is_killed_at_random_moments_is_finished_by_resuming() {
     });
 }
 
-/// Runs `args` to the end after 20 kills; answers all lines that were printed. `begin` is called before each run, and
-/// what it answers after it.
+/// Runs `args` to the end after 20 kills; answers all lines that were printed, one for each of the `jobs` but five at most.
+/// Standard input is `input`, which ends in the last run only. `begin` is called before each run, and what it answers
+/// after it.
 fn killed_again_and_again(
     random: &mut Random,
     args: &[&str],
+    input: &str,
+    log: &Path,
     jobs: u64,
     begin: impl Fn() -> Box<dyn FnOnce()>,
 ) -> HashSet<String> {
     const KILLS: u64 = 20;
+    let run = || {
+        let mut started = start(args, Stdio::piped());
+        // The pipe holds all of it.
+        started.child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
+        started
+    };
     let mut printed = HashSet::new();
     for _ in 0..KILLS {
         let end = begin();
-        let mut started = start(args, Stdio::null());
+        let left = jobs - lines(log).len() as u64;
+        let mut started = run();
         let mut out = BufReader::new(started.child.stdout.take().unwrap());
         let mut line = String::new();
-        for _ in 0..random.below(jobs / KILLS) {
+        for _ in 0..random.below(jobs / KILLS).min(left.saturating_sub(5)) {
             line.clear();
             out.read_line(&mut line).unwrap();
             printed.insert(line.trim().to_owned());
@@ -291,7 +301,7 @@ fn killed_again_and_again(
         end();
     }
     let end = begin();
-    let ran = start(args, Stdio::null()).finish();
+    let ran = run().finish();
     assert!(ran.code <= 5, "{ran:#?}");
     printed.extend(ran.out().lines().map(str::to_owned));
     end();
