@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::task::{Context, Wake, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,6 +53,20 @@ pub(crate) struct Events {
     pub(crate) sender: Sender<Event>,
     pub(crate) receiver: Receiver<Event>,
     pub(crate) jobs: Jobs,
+}
+
+/// Tells of an attempt's end, on whichever thread learns of it: no other has to be woken only for that, as one for a
+/// callback would.
+struct End {
+    number: u64,
+    sender: Sender<Event>,
+}
+
+impl Wake for End {
+    fn wake(self: Arc<End>) {
+        // The batch is over if nobody receives it.
+        let _ = self.sender.send(Event::Ended(self.number, SystemTime::now()));
+    }
 }
 
 struct Active<V> {
@@ -301,11 +316,17 @@ impl<W: Work> Batch<'_, W> {
         // A job that is handed ahead starts when its worker likes, whatever has been learnt meanwhile.
         let decides_each = self.options.gate.is_there() || self.options.halt.is_some();
         let ahead = if decides_each { 0 } else { AHEAD_OF_EACH_WORKER };
-        let active_max = self.options.workers * (1 + ahead);
-        while self.takes_inputs()
-            && self.active.len() + self.waiting.len() + self.asked < active_max
-            && !self.held.is_full()
-        {
+        let ahead_max = self.options.workers * ahead;
+        let active_max = self.options.workers + ahead_max;
+        let under_way = self.active.len() + self.waiting.len() + self.asked;
+        // Several at a time, when half of those ahead have gone: so the feed is not woken for each.
+        if active_max.saturating_sub(under_way) < ahead_max / 2 {
+            return;
+        }
+        for _ in under_way..active_max {
+            if !self.takes_inputs() || self.held.is_full() {
+                return;
+            }
             self.asked += 1;
             self.feed.ask(&self.events.sender);
         }
@@ -368,13 +389,13 @@ impl<W: Work> Batch<'_, W> {
     fn submit(&mut self, job: Job, attempt: u32) -> Result<(), Unwritable> {
         match self.work.submit(self.pool, &job) {
             Ok(Next::Job(future)) => {
-                let (number, sender) = (job.number, self.events.sender.clone());
-                future.on_done(move |_| {
-                    // The batch is over if nobody receives it.
-                    let _ = sender.send(Event::Ended(number, SystemTime::now()));
-                });
-                let active = Active { job, future, attempt };
-                self.active.insert(number, active);
+                let number = job.number;
+                let end = Arc::new(End { number, sender: self.events.sender.clone() });
+                let waker = Waker::from(Arc::clone(&end));
+                if future.poll_done(&mut Context::from_waker(&waker)).is_ready() {
+                    end.wake();
+                }
+                self.active.insert(number, Active { job, future, attempt });
                 Ok(())
             }
             Ok(Next::Skip) => self.finish(job, None, Fate::Skipped),

@@ -119,6 +119,22 @@ impl<R> JobFuture<R> {
         self.cell.wait(deadline_after(timeout))
     }
 
+    /// Ready once the job has ended; until then the context's waker is kept, in place of that of an earlier poll. Unlike a
+    /// poll of the future itself it takes nothing: [`outcome`](JobFuture::outcome) then answers at once, with the
+    /// report that awaiting the future leaves out.
+    ///
+    /// ```no_run
+    /// # async fn answer(pool: &procpool::ProcessPool) {
+    /// # fn work(n: u64) -> u64 { n }
+    /// let future = pool.submit(work, 1);
+    /// std::future::poll_fn(|context| future.poll_done(context)).await;
+    /// let procpool::Outcome { result, report, .. } = future.outcome();
+    /// # }
+    /// ```
+    pub fn poll_done(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.cell.poll_done(context.waker()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// True if the job has ended, with whatever outcome.
     pub fn is_done(&self) -> bool {
         self.cell.is_done()

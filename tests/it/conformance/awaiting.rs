@@ -79,6 +79,27 @@ fn awaiting_gives_the_outcome<P: Pool>() {
     assert_eq!(block_on(held).unwrap(), "held");
 }
 
+/// Goal: who awaits the end alone takes the outcome then, with its report, and may ask again meanwhile.
+fn awaiting_the_end_takes_nothing<P: Pool>() {
+    let pool = P::of(1);
+    let meeting = Meeting::new();
+    let future = pool.submit(wait_and_double, (meeting.path(), 5));
+    let guest = meeting.next();
+    let bell = Bell::new();
+    let waker = Waker::from(Arc::clone(&bell));
+    let mut context = Context::from_waker(&waker);
+    assert!(future.poll_done(&mut context).is_pending());
+    assert_eq!(bell.rung(), 0);
+    guest.go();
+    bell.wait();
+    assert!(future.poll_done(&mut context).is_ready());
+    assert!(future.poll_done(&mut context).is_ready());
+    assert_eq!(bell.rung(), 1);
+    let procpool::Outcome { result, report, .. } = future.outcome();
+    assert_eq!(result.unwrap(), 10);
+    assert_eq!(report.attempts, 1);
+}
+
 /// Goal: a cancel wakes a task that awaits the job.
 ///
 /// Covers: 177
@@ -154,6 +175,7 @@ fn polling_after_the_end_panics<P: Pool>() {
 
 on_both_pools![
     awaiting_gives_the_outcome,
+    awaiting_the_end_takes_nothing,
     a_cancel_wakes_the_awaiting_task,
     the_latest_waker_counts,
     giving_up_an_await_cancels_nothing,
@@ -162,6 +184,7 @@ on_both_pools![
 
 on_a_daemon![
     awaiting_gives_the_outcome,
+    awaiting_the_end_takes_nothing,
     a_cancel_wakes_the_awaiting_task,
     the_latest_waker_counts,
     giving_up_an_await_cancels_nothing,
