@@ -16,7 +16,7 @@ use procpool::{
     Isolation, JobError, Output, ProcessPool, ProcessPoolBuilder, Shutdown, StartMethod, context,
 };
 
-use crate::support::{Random, children, describe, test, wait_until};
+use crate::support::{Random, children, describe, spare_pids, test, wait_until};
 
 const METHODS: [StartMethod; 2] = [StartMethod::Spawn, StartMethod::ForkServer];
 
@@ -208,16 +208,6 @@ fn jobs_are_stopped_at_any_moment() {
     });
 }
 
-/// The processes that are ready without a slot: children that are neither workers nor the fork server.
-fn spares(pool: &ProcessPool) -> Vec<u32> {
-    let workers: Vec<u32> = pool.workers().iter().map(|worker| worker.pid).collect();
-    let is_spare = |pid: &u32| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.starts_with(b"procpool-worker") && !workers.contains(pid)
-    };
-    children().into_iter().filter(is_spare).collect()
-}
-
 /// Goal: spares are made once there was a worker, are no workers to callers, and are replaced when they die, which
 /// costs no job.
 #[test]
@@ -228,18 +218,18 @@ fn spares_are_ready_and_nobodys_business() {
             assert!(children().is_empty(), "nothing is started before the first job");
             pool.submit(|()| (), ()).result().unwrap();
             wait_until("two spares, and no worker", || {
-                spares(&pool).len() == 2 && pool.workers().is_empty()
+                spare_pids(&pool).len() == 2 && pool.workers().is_empty()
             });
             let stats = pool.stats();
             assert_eq!((stats.workers, stats.spawned, stats.deaths), (0, 1, 0));
             for _ in 0..3 {
-                let before = spares(&pool);
+                let before = spare_pids(&pool);
                 kill(Pid::from_raw(before[0] as i32), Signal::SIGKILL).unwrap();
                 // One that was not ready yet counts as a failed start, after which there are spares again once a
                 // start went well: so there are jobs meanwhile.
                 wait_until("the dead one is replaced", || {
                     assert_eq!(pool.submit(|n: u32| n, 7).result().unwrap(), 7);
-                    let now = spares(&pool);
+                    let now = spare_pids(&pool);
                     now.len() == 2 && !now.contains(&before[0])
                 });
             }

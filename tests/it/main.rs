@@ -33,4 +33,5 @@ mod pause;
 mod pool;
 mod reentrant;
 mod shared;
+mod spares;
 mod tasks;

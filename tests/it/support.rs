@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use procpool::ProcessPool;
 
 /// How long a test may take. Generous beside the second or less that each takes, because these machines
 /// are shared; a hang still fails within it, with the state of every thread and child printed.
@@ -195,6 +196,16 @@ pub(crate) fn children_of(pid: u32) -> Vec<u32> {
             list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
         })
         .collect()
+}
+
+/// The processes of the only pool that are ready without a slot: children that are neither workers nor the fork server.
+pub(crate) fn spare_pids(pool: &ProcessPool) -> Vec<u32> {
+    let workers: Vec<u32> = pool.workers().iter().map(|worker| worker.pid).collect();
+    let is_spare = |pid: &u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with(b"procpool-worker") && !workers.contains(pid)
+    };
+    children().into_iter().filter(is_spare).collect()
 }
 
 /// A line about a process: pid, state, command.

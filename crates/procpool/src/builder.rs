@@ -127,6 +127,8 @@ pub(crate) struct Settings {
     pub(crate) start_method: StartMethod,
     pub(crate) preload: Option<Initializer>,
     pub(crate) isolation: Isolation,
+    /// As the pool thinks fit, unless the user has said.
+    pub(crate) spares: Option<usize>,
     pub(crate) initializer: Option<Initializer>,
     pub(crate) max_jobs_per_worker: Option<u64>,
     pub(crate) idle_timeout: Option<Duration>,
@@ -198,6 +200,7 @@ impl ProcessPoolBuilder {
             start_method: StartMethod::Spawn,
             preload: None,
             isolation: Isolation::Reuse,
+            spares: None,
             initializer: None,
             max_jobs_per_worker: None,
             idle_timeout: None,
@@ -268,6 +271,26 @@ impl ProcessPoolBuilder {
     /// What jobs may find of earlier ones. Default: [`Isolation::Reuse`].
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.settings.isolation = isolation;
+        self
+    }
+
+    /// How many processes are kept ready beside the workers, from the first worker on, so that the next one costs a
+    /// hand-over and not a start: after a death, a timeout, the last job of a worker that has
+    /// [so many](Self::max_jobs_per_worker), or the only job of a [fresh process](Isolation::FreshProcess). More than 4096
+    /// is an error.
+    ///
+    /// A spare is a process like any worker, with the same limits, and has run the
+    /// [initializer](Self::initializer); but it is no worker yet: it has no job, no index, and is in no statistics.
+    ///
+    /// By default a pool of fresh processes has one for each worker, 16 at most. A pool without an initializer whose
+    /// workers are [forked](StartMethod::ForkServer) has one once a worker has died: it shares its memory with the fork
+    /// server. Others have none: a worker that is executed has some megabytes of its own, and what an initializer takes may be there only once
+    /// for each worker.
+    pub fn spares(mut self, spares: usize) -> Self {
+        self.check(spares <= WORKERS_MAX, || {
+            format!("spares({spares}): a pool has at most {WORKERS_MAX} spares")
+        });
+        self.settings.spares = Some(spares);
         self
     }
 

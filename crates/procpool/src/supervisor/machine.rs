@@ -16,8 +16,8 @@ use crate::builder::StartMethod;
 use pause::Pace;
 use server::Server;
 pub(crate) use server::ServerEvent;
-pub(crate) use spares::SpareEvent;
 use spares::Spares;
+pub(crate) use spares::{SpareEvent, SparesFrom};
 
 /// After a worker died before it was ready, the next start waits so long; twice as long after each more.
 const BACKOFF_FIRST_NS: u64 = 10_000_000;
@@ -36,6 +36,7 @@ pub(crate) struct Policy {
     pub(crate) start_method: StartMethod,
     /// How many processes shall be ready that fill no slot.
     pub(crate) spares: usize,
+    pub(crate) spares_from: SparesFrom,
     pub(crate) start_timeout_ns: u64,
     pub(crate) grace_ns: u64,
     /// How long a process may live on that was sent SIGKILL.
@@ -214,7 +215,7 @@ impl Machine {
         let slots = vec![Slot::Empty; policy.slots];
         Machine {
             server: (policy.start_method == StartMethod::ForkServer).then(Server::new),
-            spares: Spares::new(policy.spares),
+            spares: Spares::new(policy.spares, policy.spares_from),
             policy,
             slots,
             life: Life::Open,
@@ -286,8 +287,10 @@ impl Machine {
                     // Nobody told it to go: the pool shall be as strong as it was.
                     Slot::Serving => {
                         self.replacements = self.replacements.max(self.starting()) + 1;
+                        self.spares.note_death();
                     }
-                    Slot::Empty | Slot::Stopping(_) | Slot::Lost => {}
+                    Slot::Empty | Slot::Lost | Slot::Stopping(Stage::Leaving { .. }) => {}
+                    Slot::Stopping(_) => self.spares.note_death(),
                 }
             }
             Event::Unborn(place) => {
@@ -385,7 +388,7 @@ impl Machine {
         }
         // After a failed start one worker at a time shows whether it goes better now.
         let at_once = if self.start_deaths.is_empty() { usize::MAX } else { 1 };
-        self.wanted().min(at_once).saturating_sub(self.starting())
+        self.wanted().min(at_once).saturating_sub(self.starting() + self.spares.starting())
     }
 
     /// A worker is there: the one that one of the waiting jobs wanted, or the one in place of another.

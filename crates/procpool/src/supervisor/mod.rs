@@ -183,11 +183,12 @@ impl Supervisor {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
         epoll.add(wake.event(), Token::Wake.event(EpollFlags::EPOLLIN)).map_err(system)?;
         let (restart_limit, restart_window) = settings.restart_limit;
-        let spares = spares_of(&settings);
+        let (spares, spares_from) = spares_of(&settings);
         let machine = Machine::new(Policy {
             slots: settings.workers,
             start_method: settings.start_method,
             spares,
+            spares_from,
             start_timeout_ns: nanoseconds(settings.start_timeout),
             grace_ns: nanoseconds(settings.grace),
             unkillable_after_ns: nanoseconds(settings.unkillable_after),
@@ -251,7 +252,7 @@ impl Supervisor {
     pub(crate) fn run(mut self) {
         while self.course != Course::Finished {
             self.let_idle_go();
-            if self.expects_birth() {
+            if self.expects_birth() || self.expects_death() {
                 self.turn(EpollTimeout::ZERO);
                 thread::yield_now();
             } else {

@@ -1,4 +1,5 @@
-//! Spares: processes that are ready before a slot wants one. A process for each job then costs a hand-over.
+//! Spares: processes that are ready before a slot wants one. A process for each job then costs a hand-over, as does the
+//! next worker after a death.
 //!
 //! A spare has everything that a worker has but a slot, so it is not among the workers that callers see. When it
 //! is taken it is told which slot it fills, in the shared memory, and takes jobs at once.
@@ -13,7 +14,7 @@ use procpool_sys::spawn::Exit;
 use procpool_wire::frame::{Frame, FrameKind};
 
 use super::channel::{Harvest, Link, PoolChannel};
-use super::machine::{Event, SpareEvent};
+use super::machine::{Event, SpareEvent, SparesFrom};
 use super::obituary::start_cause;
 use super::slot::{Place, Slot};
 use super::start::{cause_of, trouble_of};
@@ -21,8 +22,8 @@ use super::{HANGUP_GRACE_NS, Supervisor, Token, Worker};
 use crate::builder::{Isolation, Settings, StartMethod};
 use crate::events;
 
-/// The most spares. They serve to have the next process ready while the system makes another, and no machine
-/// makes more at a time than it has processors.
+/// The most spares that a pool has unasked. They serve to have the next process ready while the system makes another, and
+/// no machine makes more at a time than it has processors.
 const SPARES_MAX: usize = 16;
 
 /// A process that fills no slot.
@@ -31,11 +32,21 @@ pub(super) struct Spare {
     channel: PoolChannel,
 }
 
-/// How many spares a pool shall have: one for each worker, within bounds.
-pub(super) fn spares_of(settings: &Settings) -> usize {
-    match settings.isolation {
-        Isolation::Reuse => 0,
-        Isolation::FreshProcess => settings.workers.min(SPARES_MAX),
+/// How many spares a pool shall have, and from when on.
+///
+/// With a process for each job, one for each worker, within bounds. Else only where one costs next to nothing, a fork
+/// that shares its memory, and where it is nothing to the user, who has no code that runs in it; and only once a worker has
+/// died, since most pools never see that.
+pub(super) fn spares_of(settings: &Settings) -> (usize, SparesFrom) {
+    match (settings.spares, settings.isolation, settings.start_method) {
+        (Some(spares), ..) => (spares, SparesFrom::FirstWorker),
+        (None, Isolation::FreshProcess, _) => {
+            (settings.workers.min(SPARES_MAX), SparesFrom::FirstWorker)
+        }
+        (None, Isolation::Reuse, StartMethod::ForkServer) if settings.initializer.is_none() => {
+            (1, SparesFrom::FirstDeath)
+        }
+        (None, Isolation::Reuse, _) => (0, SparesFrom::FirstDeath),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::epoll::EpollTimeout;
 use procpool_sys::clock;
 
-use super::{Course, Supervisor};
+use super::{Course, Supervisor, Worker};
 use crate::builder::Isolation;
 
 /// How long the supervisor looks for more results before it sleeps: about what it costs to be woken.
@@ -25,6 +25,9 @@ const NAPS_MAX: u32 = 4;
 /// For how long it looks without sleeping for a worker that it has asked the fork server for and that a job waits for: about
 /// how long one takes to be ready. Of two wake-ups, at its birth and then, each costs a tenth of that.
 const BIRTH_NS: u64 = 500_000;
+/// For how long it looks without sleeping for the end of a worker whose channel is closed, while jobs wait: several times
+/// as long as the kernel takes from one to the other, which is less than a wake-up.
+const DEATH_NS: u64 = 100_000;
 /// Results that the supervisor reads at a time where others may want the lock: some microseconds' worth.
 const RECORDS_AT_A_TIME: usize = 32;
 /// While it spins, it looks at everything else every so many rounds.
@@ -49,6 +52,18 @@ impl Supervisor {
             && self.inner.spin_ns > 0
             && self.inner.settings.isolation == Isolation::Reuse
             && self.server.as_ref().is_some_and(|server| server.has_been_asked_since(BIRTH_NS))
+    }
+
+    /// Whether a worker is just ending, and jobs wait for what comes of it. With a process for each job workers end all the
+    /// time, and those that start need the processors.
+    pub(super) fn expects_death(&self) -> bool {
+        let now = clock::monotonic_ns();
+        let is_ending =
+            |worker: &Worker| worker.hung_up_at.is_some_and(|at| now.saturating_sub(at) < DEATH_NS);
+        self.inner.spin_ns > 0
+            && self.inner.settings.isolation == Isolation::Reuse
+            && self.workers.iter().flatten().any(is_ending)
+            && !self.inner.dispatch().is_drained()
     }
 
     /// Looks for results of the workers that have just had some, for as long as some keep coming.

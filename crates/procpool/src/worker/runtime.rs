@@ -147,9 +147,7 @@ pub(super) fn serve(
         noted: Noted::Nothing,
         bell_rung: true,
     };
-    // A spare's first job can be long in coming, and other processes are being started meanwhile.
-    let spins = setup.spins && running.seat == Seat::Known;
-    let spin_ns = if spins { SPIN_NS } else { 0 };
+    let spin_ns = if setup.spins { SPIN_NS } else { 0 };
     block.block.set_thread(clock::thread_id() as u32);
     loop {
         let mut body = mem::take(&mut running.body);
@@ -180,6 +178,8 @@ pub(super) fn serve(
 
 impl Running {
     fn wait_for_job(&mut self, spin_ns: u64) -> Word {
+        // A spare's first job can be long in coming, and other processes are being started meanwhile.
+        let spin_ns = if self.seat == Seat::Known { spin_ns } else { 0 };
         let until = self.now_ns + spin_ns;
         let mut looks = 0;
         while self.look_at_clock() < until {

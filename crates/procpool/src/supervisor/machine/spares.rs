@@ -1,7 +1,9 @@
 //! Spares, as the core sees them: processes that are ready before a slot wants one.
 //!
-//! There are none before the first worker was ready, and none are started while starts go wrong. Taking one is
-//! the core's decision: a slot goes from `Empty` to `Serving` at once, and the place of the spare is filled again.
+//! There are none before the first worker was ready, in some pools none before the first death, and none are started
+//! while starts go wrong. Taking one is the core's decision: a slot goes from `Empty` to `Serving` at once, and the place
+//! of the spare is filled again. For one that is starting a slot waits: it will be ready sooner than another that is
+//! started now.
 
 use super::{Action, BACKOFF_FIRST_NS, BACKOFF_MAX_NS, Life, Machine, Trouble};
 use crate::supervisor::slot::{Place, Slot, Stage};
@@ -21,12 +23,24 @@ pub(crate) enum SpareEvent {
     Faulty,
 }
 
+/// From when on there are spares; never before some worker was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SparesFrom {
+    /// Then at once.
+    FirstWorker,
+    /// Once a worker has died, or had to be killed: it may not be the last one.
+    FirstDeath,
+}
+
 /// The places of spares.
 #[derive(Debug)]
 pub(super) struct Spares {
     places: Vec<Slot>,
+    from: SparesFrom,
     /// Some worker was ready once.
     worker_seen: bool,
+    /// One that was not told to leave is gone.
+    death_seen: bool,
     /// Ready ones that have died since one was last taken.
     deaths: u32,
     /// None is started before this time.
@@ -34,12 +48,33 @@ pub(super) struct Spares {
 }
 
 impl Spares {
-    pub(super) fn new(places: usize) -> Spares {
-        Spares { places: vec![Slot::Empty; places], worker_seen: false, deaths: 0, not_before: 0 }
+    pub(super) fn new(places: usize, from: SparesFrom) -> Spares {
+        Spares {
+            places: vec![Slot::Empty; places],
+            from,
+            worker_seen: false,
+            death_seen: false,
+            deaths: 0,
+            not_before: 0,
+        }
     }
 
     pub(super) fn note_worker(&mut self) {
         self.worker_seen = true;
+    }
+
+    pub(super) fn note_death(&mut self) {
+        self.death_seen = true;
+    }
+
+    /// Whether it is time that there were some.
+    fn are_wanted(&self) -> bool {
+        self.worker_seen && (self.from == SparesFrom::FirstWorker || self.death_seen)
+    }
+
+    /// How many will be ready soon.
+    pub(super) fn starting(&self) -> usize {
+        self.places.iter().filter(|place| matches!(place, Slot::Starting { .. })).count()
     }
 
     pub(super) fn empty(&mut self, place: usize) -> Slot {
@@ -164,7 +199,7 @@ impl Machine {
         let server_serves = self.server().is_none_or(|server| server == Slot::Serving);
         let may_start = self.life == Life::Open
             && !self.is_paused()
-            && self.spares.worker_seen
+            && self.spares.are_wanted()
             && self.start_deaths.is_empty()
             && server_serves;
         (may_start && self.spares.places.contains(&Slot::Empty))

@@ -28,6 +28,9 @@ struct World {
     server: Option<Process>,
     spares: Vec<Option<Process>>,
     worker_seen: bool,
+    /// A process is gone that was not told to leave.
+    death_seen: bool,
+    spares_from: SparesFrom,
     /// Starts of the fork server.
     servers: usize,
     /// The start of the fork server was refused, which the machine does not know yet.
@@ -60,6 +63,8 @@ impl World {
             server: None,
             spares: (0..policy.spares).map(|_| None).collect(),
             worker_seen: false,
+            death_seen: false,
+            spares_from: policy.spares_from,
             servers: 0,
             server_refused: false,
             refused: Vec::new(),
@@ -127,6 +132,8 @@ impl World {
                 assert!(self.spares[*place].is_none() && self.broken.is_none());
                 assert!(!self.machine.is_paused(), "nothing is started in a pause");
                 assert!(self.worker_seen, "no spare before the first worker");
+                let from_worker = self.spares_from == SparesFrom::FirstWorker;
+                assert!(from_worker || self.death_seen, "no spare before the first death");
                 self.spares[*place] = Some(Process::default());
             }
             Action::TakeSpare { spare, slot } => {
@@ -327,7 +334,8 @@ impl World {
     }
 
     fn exit(&mut self, slot: usize) {
-        if self.processes[slot].take().is_some() {
+        if let Some(process) = self.processes[slot].take() {
+            self.death_seen |= !process.told_to_leave || process.killed;
             self.event(Event::Exited(slot, format!("worker {slot} ended")));
         }
     }
@@ -352,6 +360,7 @@ fn policy(slots: usize) -> Policy {
         slots,
         start_method: StartMethod::Spawn,
         spares: 0,
+        spares_from: SparesFrom::FirstWorker,
         start_timeout_ns: 10 * SECOND,
         grace_ns: 2 * SECOND,
         unkillable_after_ns: 10 * SECOND,

@@ -74,12 +74,14 @@ fn step() -> impl Strategy<Value = Step> {
 fn any_policy() -> impl Strategy<Value = Policy> {
     let times = (1..20 * SECOND, 0..5 * SECOND, 1..20 * SECOND, 1..20 * SECOND);
     let method = prop_oneof![Just(StartMethod::Spawn), Just(StartMethod::ForkServer)];
-    let counts = (1usize..5, 0usize..4, 0usize..4);
+    let from = prop_oneof![Just(SparesFrom::FirstWorker), Just(SparesFrom::FirstDeath)];
+    let counts = (1usize..5, (0usize..4, from), 0usize..4);
     let all = (counts, method, times, 1u32..6);
-    all.prop_map(|((slots, spares, abandoned_max), start_method, times, limit)| Policy {
+    all.prop_map(|((slots, (spares, spares_from), abandoned_max), start_method, times, limit)| Policy {
         slots,
         start_method,
         spares,
+        spares_from,
         start_timeout_ns: times.0,
         grace_ns: times.1,
         restart_limit: limit,
@@ -381,6 +383,11 @@ proptest! {
             let slots = 0..world.processes.len();
             let gone = slots.clone().find(|slot| world.processes[*slot].as_ref().is_some_and(killed));
             let starts = slots.clone().find(|slot| matches!(world.machine.slot(*slot), Slot::Starting { .. }));
+            let spares = 0..world.spares.len();
+            if let Some(place) = spares.clone().find(|place| matches!(world.machine.spare(*place), Slot::Starting { .. })) {
+                world.spare_ready(place);
+                continue;
+            }
             match (gone, starts) {
                 (Some(slot), _) => world.exit(slot),
                 (None, Some(slot)) => world.ready(slot),

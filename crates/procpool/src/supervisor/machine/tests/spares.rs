@@ -38,6 +38,78 @@ fn a_spare_is_taken_when_it_is_ready() {
     assert_eq!(world.take_done(), [taken, Action::SpawnSpare(0)]);
 }
 
+/// Goal: a slot does not start what a spare that is starting will be sooner, and waits for no more than there are.
+#[test]
+fn a_slot_waits_for_a_spare_that_is_starting() {
+    let mut world = sparing(2, 1);
+    world.event(Event::Demand(1));
+    world.ready(0);
+    assert_eq!(world.take_done(), [Action::Spawn(0), Action::SpawnSpare(0)]);
+    world.event(Event::Demand(1));
+    assert_eq!(world.take_done(), [], "the spare will be ready before another could be");
+    world.exit(0);
+    world.event(Event::Demand(2));
+    assert_eq!(world.take_done(), [Action::Spawn(0)], "there is one for one of the two");
+    world.spare_ready(0);
+    let taken = Action::TakeSpare { spare: 0, slot: 1 };
+    assert_eq!(world.take_done(), [taken, Action::SpawnSpare(0)]);
+}
+
+/// Goal: a slot that waits for a spare which cannot be made starts a worker itself.
+#[test]
+fn a_slot_whose_spare_fails_starts_a_worker() {
+    for trouble in [Trouble::Shortage, Trouble::Lasting] {
+        let mut world = sparing(1, 1);
+        world.event(Event::Demand(1));
+        world.ready(0);
+        world.exit(0);
+        assert_eq!(world.take_done(), [Action::Spawn(0), Action::SpawnSpare(0)]);
+        world.spares[0] = None;
+        world.event(Event::Spare(0, SpareEvent::SpawnFailed(trouble, "refused".into())));
+        while world.take_done().is_empty() {
+            assert!(world.sleep(), "nobody starts a worker: {world:?}");
+        }
+        assert!(matches!(world.machine.slot(0), Slot::Starting { .. }));
+    }
+}
+
+/// Goal: a pool that keeps a spare for deaths has none before one, however many workers leave as they were told to, and
+/// one from then on.
+#[test]
+fn spares_for_deaths_are_made_after_the_first() {
+    let from_death = Policy { spares: 1, spares_from: SparesFrom::FirstDeath, ..policy(1) };
+    let killed = |world: &mut World| world.event(Event::Faulty(0));
+    let died = |_: &mut World| {};
+    for end in [killed as fn(&mut World), died] {
+        let mut world = World::new(from_death.clone());
+        for _ in 0..3 {
+            world.event(Event::Demand(1));
+            world.ready(0);
+            world.event(Event::Retire(0));
+            world.exit(0);
+            assert_eq!(world.take_done(), [Action::Spawn(0), Action::Bye(0)]);
+        }
+        world.event(Event::Demand(1));
+        world.ready(0);
+        end(&mut world);
+        world.take_done();
+        world.exit(0);
+        world.event(Event::Demand(1));
+        assert!(matches!(world.machine.spare(0), Slot::Starting { .. }));
+        world.ready(0);
+        // The first one may be in the slot by now.
+        world.spare_ready(0);
+        world.spare_ready(0);
+        assert_eq!((world.machine.slot(0), world.machine.spare(0)), (Slot::Serving, Slot::Serving));
+        end(&mut world);
+        world.take_done();
+        world.exit(0);
+        world.event(Event::Demand(1));
+        let taken = Action::TakeSpare { spare: 0, slot: 0 };
+        assert_eq!(world.take_done(), [taken, Action::SpawnSpare(0)]);
+    }
+}
+
 /// Goal: a ready spare that dies is replaced without blame, slower each time.
 #[test]
 fn a_dead_spare_is_replaced() {
