@@ -1,7 +1,8 @@
 //! The fork server, as the core sees it: a process without which no worker is started.
 //!
 //! It is started with the first worker that is wanted. If it dies before it was ready, or with workers that it
-//! was asked for and has not forked, that counts as a failed start; else it is replaced without blame.
+//! was asked for and has not forked, that counts as a failed start; else it is replaced without blame. Spares are no
+//! workers: nobody waits for them, so those that it has not forked only come later, if it dies again and again.
 
 use super::{Action, BACKOFF_FIRST_NS, Life, Machine, Trouble};
 use crate::supervisor::slot::{Place, Slot, Stage};
@@ -71,14 +72,18 @@ impl Machine {
             ServerEvent::Ready | ServerEvent::StartFailed(_) => {}
             ServerEvent::Exited { cause, unborn } => {
                 server.state = Slot::Empty;
-                let births = unborn.into_iter().filter(|place| self.unborn(*place)).count();
-                if is_starting || births > 0 {
+                let births: Vec<Place> =
+                    unborn.into_iter().filter(|place| self.unborn(*place)).collect();
+                if is_starting || births.iter().any(|place| matches!(place, Place::Slot(_))) {
                     self.start_death(None, give_up_at, cause, now, out);
-                } else if state == Slot::Serving
-                    && let Some(server) = &mut self.server
-                {
-                    // Not at once: one that dies whenever it is ready would keep a processor busy.
-                    server.replace_at = Some(now.saturating_add(BACKOFF_FIRST_NS));
+                } else if state == Slot::Serving {
+                    if !births.is_empty() {
+                        self.spares.note_loss(now);
+                    }
+                    if let Some(server) = &mut self.server {
+                        // Not at once: one that dies whenever it is ready would keep a processor busy.
+                        server.replace_at = Some(now.saturating_add(BACKOFF_FIRST_NS));
+                    }
                 }
             }
             ServerEvent::Faulty => self.kill_server(now, out),

@@ -41,7 +41,7 @@ pub(super) struct Spares {
     worker_seen: bool,
     /// One that was not told to leave is gone.
     death_seen: bool,
-    /// Ready ones that have died since one was last taken.
+    /// Ready ones that have died, or whose server has died before they were forked, since one was last taken.
     deaths: u32,
     /// None is started before this time.
     not_before: u64,
@@ -65,6 +65,15 @@ impl Spares {
 
     pub(super) fn note_death(&mut self) {
         self.death_seen = true;
+    }
+
+    /// One that nobody is to blame for is gone. But one that dies whenever it is ready, or as it is forked, is not replaced
+    /// without end at full speed.
+    pub(super) fn note_loss(&mut self, now: u64) {
+        let doublings = self.deaths.min(20);
+        self.deaths += 1;
+        let wait = (BACKOFF_FIRST_NS << doublings).min(BACKOFF_MAX_NS);
+        self.not_before = now.saturating_add(wait);
     }
 
     /// Whether it is time that there were some.
@@ -146,14 +155,7 @@ impl Machine {
                     Slot::Starting { give_up_at } => {
                         self.start_death(None, give_up_at, cause, now, out);
                     }
-                    Slot::Serving => {
-                        // Without blame; but one that dies whenever it is ready is not replaced without end at
-                        // full speed.
-                        let doublings = self.spares.deaths.min(20);
-                        self.spares.deaths += 1;
-                        let wait = (BACKOFF_FIRST_NS << doublings).min(BACKOFF_MAX_NS);
-                        self.spares.not_before = now.saturating_add(wait);
-                    }
+                    Slot::Serving => self.spares.note_loss(now),
                     Slot::Empty | Slot::Stopping(_) | Slot::Lost => {}
                 }
             }

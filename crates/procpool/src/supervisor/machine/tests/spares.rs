@@ -130,6 +130,30 @@ fn a_dead_spare_is_replaced() {
     assert_eq!(world.broken, None);
 }
 
+/// Goal: a server that dies as it forks spares is replaced although nobody waits for it, without blame, and is asked for
+/// the next ones later each time.
+#[test]
+fn a_server_that_dies_with_spares_unborn_is_replaced() {
+    let forking = Policy { start_method: StartMethod::ForkServer, ..policy(1) };
+    let mut world = World::new(Policy { spares: 1, ..forking });
+    world.event(Event::Demand(1));
+    world.server_ready();
+    world.ready(0);
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        assert!(world.take_done().contains(&Action::SpawnSpare(0)));
+        let died_at = world.now;
+        world.server_exit(&[Place::Spare(0)]);
+        while world.machine.spare(0) == Slot::Empty {
+            assert!(world.sleep(), "there is no server any more: {world:?}");
+            world.server_ready();
+        }
+        waits.push(world.now - died_at);
+    }
+    assert!(waits.is_sorted() && waits[0] == BACKOFF_FIRST_NS && waits[19] == BACKOFF_MAX_NS);
+    assert_eq!((world.broken, world.told), (None, vec![]));
+}
+
 /// Goal: while starts go wrong no spares are started, so that an idle pool does not try for ever.
 #[test]
 fn no_spares_are_started_while_starts_go_wrong() {
