@@ -49,8 +49,9 @@ fn a_death_leaves_a_spare_for_the_next() {
         assert!(spare_pids(&pool).is_empty(), "nobody has died yet");
         for deaths in 1..5 {
             pool.submit(abort, ()).result().unwrap_err();
+            // In this order: the one that is just being taken is the second worker.
             wait_until("two workers and one spare", || {
-                spare_pids(&pool).len() == 1 && pool.workers().len() == 2
+                pool.workers().len() == 2 && spare_pids(&pool).len() == 1
             });
             let before = spare_pids(&pool);
             let spawned = pool.stats().spawned;
@@ -136,7 +137,7 @@ fn as_many_spares_as_were_asked_for() {
                 .build()
                 .unwrap();
             assert!(children().is_empty(), "nothing is started before the first job");
-            let is_ready = || spare_pids(&pool).len() == 2 && pool.workers().len() == 1;
+            let is_ready = || pool.workers().len() == 1 && spare_pids(&pool).len() == 2;
             pool.warm_up().unwrap();
             wait_until("a worker and two spares", is_ready);
             let before = spare_pids(&pool);

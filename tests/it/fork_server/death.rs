@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use procpool::{JobError, Output, Shutdown};
 
 use super::{builder, find_server, leaves_nobody};
-use crate::support::{Meeting, Random, is_alive, meet, test, wait_gone, wait_until};
+use crate::support::{Meeting, Random, is_alive, meet, spare_pids, test, wait_gone, wait_until};
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid as i32), signal).unwrap();
@@ -38,9 +38,10 @@ fn a_server_killed_while_idle_is_replaced() {
             server = wait_for_another(server);
             assert!(pool.workers().iter().all(|worker| pids.contains(&worker.pid)));
             assert_eq!(pool.stats().deaths, deaths, "a server is no worker");
-            // The new one is ready once it has forked a worker.
+            // The new one is ready once it has forked a worker, or the spare that comes after a death.
             pool.submit(abort, ()).result().unwrap_err();
             pool.warm_up().unwrap();
+            wait_until("a spare", || spare_pids(&pool).len() == 1);
             pids = pool.workers().iter().map(|worker| worker.pid).collect();
         }
         assert_eq!(pool.stats().deaths, 3);

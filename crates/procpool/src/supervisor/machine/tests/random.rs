@@ -77,17 +77,19 @@ fn any_policy() -> impl Strategy<Value = Policy> {
     let from = prop_oneof![Just(SparesFrom::FirstWorker), Just(SparesFrom::FirstDeath)];
     let counts = (1usize..5, (0usize..4, from), 0usize..4);
     let all = (counts, method, times, 1u32..6);
-    all.prop_map(|((slots, (spares, spares_from), abandoned_max), start_method, times, limit)| Policy {
-        slots,
-        start_method,
-        spares,
-        spares_from,
-        start_timeout_ns: times.0,
-        grace_ns: times.1,
-        restart_limit: limit,
-        restart_window_ns: times.2,
-        unkillable_after_ns: times.3,
-        abandoned_max,
+    all.prop_map(|((slots, (spares, spares_from), abandoned_max), start_method, times, limit)| {
+        Policy {
+            slots,
+            start_method,
+            spares,
+            spares_from,
+            start_timeout_ns: times.0,
+            grace_ns: times.1,
+            restart_limit: limit,
+            restart_window_ns: times.2,
+            unkillable_after_ns: times.3,
+            abandoned_max,
+        }
     })
 }
 
