@@ -1,41 +1,25 @@
-//! A connection to a daemon. Any number of threads send requests; one thread of its own hands out the answers.
+//! A connection to a daemon. Any number of threads send requests; who waits for an answer reads it, and a thread of the
+//! connection's own those that nobody waits for: see [`answers`](super::answers).
 
-use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use procpool::executor::{DoneThreads, is_forked_child, watch_forks};
 
+use super::answers::{Addressee, Answers, Lost, More};
 use crate::error::Error;
 use crate::protocol::{
-    GREETING_LEN, ProtocolFault, Request, Response, common_version, greeting, parse_body,
-    push_frame, read_frame,
+    GREETING_LEN, ProtocolFault, Request, Response, common_version, greeting, push_frame,
 };
 
 /// How long the daemon may take to greet: it does so at once, unless it is stopped or something else.
 const GREETING_TIME: Duration = Duration::from_secs(10);
-
-/// What is done with an answer: on the connection's thread, which must not wait for another one, nor send anything:
-/// the daemon reads no more while its answers are not read. It is called again while it says that there is more to
-/// come.
-type Handler = Box<dyn FnMut(Result<Response, Lost>) -> More + Send>;
-
-/// The connection has ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lost;
-
-/// Whether a request has answers to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
-    Yes,
-    No,
-}
 
 /// A connection to a daemon. It is closed when the last clone is dropped. In a forked child it is lost.
 #[derive(Clone)]
@@ -43,7 +27,7 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     writer: Mutex<Writer>,
-    pending: Arc<Mutex<Pending>>,
+    answers: Arc<Answers>,
     done_threads: DoneThreads,
 }
 
@@ -51,12 +35,6 @@ struct Writer {
     stream: UnixStream,
     frame: Vec<u8>,
     next: u64,
-}
-
-#[derive(Default)]
-struct Pending {
-    handlers: HashMap<u64, Handler>,
-    is_lost: bool,
 }
 
 impl Client {
@@ -77,20 +55,19 @@ impl Client {
             None => Error::no_daemon(path, error),
         })?;
         let fault = |error| Error::system("cannot start a thread", error);
-        let reader = stream.try_clone().map_err(fault)?;
-        let pending = Arc::new(Mutex::new(Pending::default()));
-        let handed = Arc::clone(&pending);
+        let answers = Arc::new(Answers::new(stream.try_clone().map_err(fault)?));
+        let kept = Arc::clone(&answers);
         let done_threads = DoneThreads::default();
         let closed = done_threads.clone();
         thread::Builder::new()
             .name("procpool-daemon".into())
             .spawn(move || {
-                hand_out(reader, &handed);
+                kept.keep();
                 closed.close();
             })
             .map_err(fault)?;
         let writer = Mutex::new(Writer { stream, frame: Vec::new(), next: 1 });
-        Ok(Client(Arc::new(Inner { writer, pending, done_threads })))
+        Ok(Client(Arc::new(Inner { writer, answers, done_threads })))
     }
 
     /// What runs the callbacks of jobs that end here. They are gone when the connection is.
@@ -104,16 +81,11 @@ impl Client {
     /// [`is_lost`](Error::is_lost) if the connection ends before; [`refusal`](Error::refusal) says why the daemon
     /// does not do it.
     pub fn request(&self, request: &Request) -> Result<Response, Error> {
-        let (sender, receiver) = mpsc::channel();
-        self.send(request, move |answer| {
-            // Nobody listens if the thread that waits has gone.
-            let _ = sender.send(answer);
-            More::No
-        })?;
-        match receiver.recv() {
-            Ok(Ok(Response::Refused(refusal))) => Err(Error::refused(refusal)),
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(Lost)) | Err(_) => Err(Error::lost(None)),
+        let number = self.post(request, Addressee::Caller)?;
+        match self.0.answers.wait(number) {
+            Ok(Response::Refused(refusal)) => Err(Error::refused(refusal)),
+            Ok(response) => Ok(response),
+            Err(Lost) => Err(Error::lost(None)),
         }
     }
 
@@ -124,6 +96,11 @@ impl Client {
         request: &Request,
         handler: impl FnMut(Result<Response, Lost>) -> More + Send + 'static,
     ) -> Result<(), Error> {
+        self.post(request, Addressee::Handler(Box::new(handler))).map(drop)
+    }
+
+    /// Sends a request; answers its number.
+    fn post(&self, request: &Request, addressee: Addressee) -> Result<u64, Error> {
         if is_forked_child() {
             return Err(Error::lost(None));
         }
@@ -133,21 +110,12 @@ impl Client {
         push_frame(*next, request, frame).map_err(|fault| Error::protocol(&fault))?;
         let number = *next;
         *next += 1;
-        {
-            let mut pending = lock(&self.0.pending);
-            if pending.is_lost {
-                return Err(Error::lost(None));
-            }
-            pending.handlers.insert(number, Box::new(handler));
+        self.0.answers.expect(number, addressee).map_err(|Lost| Error::lost(None))?;
+        match stream.write_all(frame) {
+            Err(error) if self.0.answers.withdraw(number) => Err(Error::lost(Some(error))),
+            // Or its handler knows.
+            _ => Ok(number),
         }
-        if let Err(error) = stream.write_all(frame) {
-            // Unless it was told already that the connection is lost.
-            return match lock(&self.0.pending).handlers.remove(&number) {
-                Some(_) => Err(Error::lost(Some(error))),
-                None => Ok(()),
-            };
-        }
-        Ok(())
     }
 }
 
@@ -157,8 +125,9 @@ impl Drop for Inner {
             // The connection is the parent's.
             return;
         }
+        self.answers.close();
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // Ends the thread, unless the daemon has ended it already.
+        // Ends the thread if it reads, unless the daemon has ended it already.
         let _ = writer.stream.shutdown(Shutdown::Both);
     }
 }
@@ -168,17 +137,9 @@ impl fmt::Debug for Client {
         if is_forked_child() {
             return f.debug_struct("Client").finish_non_exhaustive();
         }
-        let pending = lock(&self.0.pending);
-        f.debug_struct("Client")
-            .field("pending", &pending.handlers.len())
-            .field("is_lost", &pending.is_lost)
-            .finish()
+        let (pending, is_lost) = self.0.answers.outlook();
+        f.debug_struct("Client").field("pending", &pending).field("is_lost", &is_lost).finish()
     }
-}
-
-fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
-    // No handler runs under this lock.
-    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn greet(stream: &mut UnixStream) -> io::Result<()> {
@@ -190,29 +151,4 @@ fn greet(stream: &mut UnixStream) -> io::Result<()> {
     stream.set_read_timeout(None)?;
     common_version(&theirs).map_err(invalid)?;
     Ok(())
-}
-
-/// Hands out answers until the connection ends.
-fn hand_out(stream: UnixStream, pending: &Mutex<Pending>) {
-    let mut reader = BufReader::with_capacity(64 << 10, stream);
-    while let Ok((number, body)) = read_frame(&mut reader) {
-        let Some(mut handler) = lock(pending).handlers.remove(&number) else {
-            break;
-        };
-        let Ok(response) = parse_body(&body) else {
-            handler(Err(Lost));
-            break;
-        };
-        if handler(Ok(response)) == More::Yes {
-            lock(pending).handlers.insert(number, handler);
-        }
-    }
-    let handlers = {
-        let mut pending = lock(pending);
-        pending.is_lost = true;
-        std::mem::take(&mut pending.handlers)
-    };
-    for mut handler in handlers.into_values() {
-        handler(Err(Lost));
-    }
 }

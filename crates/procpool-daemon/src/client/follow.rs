@@ -14,7 +14,8 @@ use procpool::executor::{Control, Promise, Rejection, Verdict, is_forked_child};
 use procpool::{JobError, Progress, Report};
 use procpool_wire::codec;
 
-use super::connection::{Client, Lost, More};
+use super::answers::{Lost, More};
+use super::connection::Client;
 use crate::error::Error;
 use crate::job::{Ending, JobId, Outcome, State};
 use crate::protocol::{Cancelled, Refusal, Request, Response};

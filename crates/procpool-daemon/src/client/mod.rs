@@ -1,5 +1,6 @@
 //! The client's half: a connection that anybody can send requests through, and [`Daemon`], an executor on top.
 
+mod answers;
 mod connection;
 mod executor;
 mod follow;
