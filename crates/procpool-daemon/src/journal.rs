@@ -1,9 +1,11 @@
 //! The thread that writes. It takes changes in order, makes many of them durable at once, and only then lets
 //! anybody know.
 //!
-//! While one batch is being written the next one gathers, so nobody waits for company: a lone change is written
-//! at once, and a thousand share one `fdatasync`. After the first error nothing is written any more, and what
-//! waits is told to nobody: the daemon ends, and what was not acknowledged may or may not be there.
+//! While one batch is being written the next one gathers, and a thousand changes share one `fdatasync`. A lone change is
+//! written at once. Clients that ask, wait and ask again would come in two groups, each of which waits for the commit of the
+//! other: so those that have just been answered are waited for, for less than a commit takes, while nothing but
+//! answers to others like them is held up. After the first error nothing is written any more, and what waits is told
+//! to nobody: the daemon ends, and what was not acknowledged may or may not be there.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,7 +19,7 @@ use crate::store::{Change, Store, StoreError};
 
 /// The most changes in one transaction: beyond, they are cheaper by little, and the first one waits for the last.
 const BATCH_CHANGES_MAX: usize = 256;
-/// How long a batch gathers at most. Only a queue that never runs dry gets that far.
+/// How long a batch gathers at most. Only a queue that never runs dry gets that far, or a disk that is slow.
 const BATCH_TIME_MAX: Duration = Duration::from_millis(2);
 
 /// What is to be read once the changes before it are durable.
@@ -61,6 +63,16 @@ pub(crate) struct Entry<T> {
     pub(crate) changes: Vec<Change>,
     pub(crate) queries: Vec<Query>,
     pub(crate) purpose: T,
+    pub(crate) urgency: Urgency,
+}
+
+/// What waits for an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// A client alone, which may ask again when it has its answer.
+    Answer,
+    /// More than that.
+    Now,
 }
 
 /// The changes are durable.
@@ -89,15 +101,19 @@ impl<T: Send + 'static> Journal<T> {
         // Its bound is what the loop lets clients have under way.
         let (sender, receiver) = mpsc::channel();
         let run = move || {
-            let mut waiting = VecDeque::new();
-            while let Some(batch) = gather(&receiver, &mut waiting) {
+            let mut inbound = Inbound::new(receiver);
+            while let Some(batch) = inbound.gather() {
+                let answers = answers(&batch);
+                let since = Instant::now();
                 let result = write(&mut *store, batch);
+                let took = since.elapsed();
                 let is_lost = result.is_err();
                 deliver(result);
                 if is_lost {
                     // That was told.
                     return Ok(());
                 }
+                inbound.await_again(answers, took);
             }
             store.close()
         };
@@ -127,29 +143,61 @@ impl<T: Send + 'static> Journal<T> {
     }
 }
 
-/// The next batch; `None` when there will be none any more.
-fn gather<T>(
-    receiver: &Receiver<Vec<Entry<T>>>,
-    waiting: &mut VecDeque<Entry<T>>,
-) -> Option<Vec<Entry<T>>> {
-    if waiting.is_empty() {
-        waiting.extend(receiver.recv().ok()?);
+/// What has come for the journal.
+struct Inbound<T> {
+    receiver: Receiver<Vec<Entry<T>>>,
+    waiting: VecDeque<Entry<T>>,
+    /// How many have just been answered that may ask again, and until when they are waited for.
+    company: usize,
+    until: Instant,
+}
+
+impl<T> Inbound<T> {
+    fn new(receiver: Receiver<Vec<Entry<T>>>) -> Inbound<T> {
+        Inbound { receiver, waiting: VecDeque::new(), company: 0, until: Instant::now() }
     }
-    let since = Instant::now();
-    let mut changes = 0;
-    let mut batch = Vec::new();
-    while changes < BATCH_CHANGES_MAX && since.elapsed() < BATCH_TIME_MAX {
-        let Some(entry) = waiting.pop_front() else {
-            let Ok(entries) = receiver.try_recv() else {
-                break;
+
+    /// So many have been answered, for whom a commit was made that took so long.
+    fn await_again(&mut self, answers: usize, took: Duration) {
+        self.company = answers;
+        self.until = Instant::now() + (took / 2).min(BATCH_TIME_MAX);
+    }
+
+    /// The next batch; `None` when there will be none any more.
+    fn gather(&mut self) -> Option<Vec<Entry<T>>> {
+        self.waiting.extend(self.receiver.try_iter().flatten());
+        let expected = (self.waiting.len() + self.company).min(BATCH_CHANGES_MAX);
+        if self.waiting.is_empty() {
+            self.waiting.extend(self.receiver.recv().ok()?);
+        }
+        while self.waiting.len() < expected && answers(&self.waiting) == self.waiting.len() {
+            let left = self.until.saturating_duration_since(Instant::now());
+            match self.receiver.recv_timeout(left) {
+                Ok(entries) => self.waiting.extend(entries),
+                Err(_) => break,
+            }
+        }
+        let since = Instant::now();
+        let mut changes = 0;
+        let mut batch = Vec::new();
+        while changes < BATCH_CHANGES_MAX && since.elapsed() < BATCH_TIME_MAX {
+            let Some(entry) = self.waiting.pop_front() else {
+                let Ok(entries) = self.receiver.try_recv() else {
+                    break;
+                };
+                self.waiting.extend(entries);
+                continue;
             };
-            waiting.extend(entries);
-            continue;
-        };
-        changes += entry.changes.len();
-        batch.push(entry);
+            changes += entry.changes.len();
+            batch.push(entry);
+        }
+        Some(batch)
     }
-    Some(batch)
+}
+
+/// How many of these nothing waits for but a client.
+fn answers<'e, T: 'e>(entries: impl IntoIterator<Item = &'e Entry<T>>) -> usize {
+    entries.into_iter().filter(|entry| entry.urgency == Urgency::Answer).count()
 }
 
 fn write<T>(store: &mut dyn Store, mut batch: Vec<Entry<T>>) -> Result<Vec<Kept<T>>, StoreError> {

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Prepared};
 use crate::error::Error;
 use crate::job::{Attempt, Ending, JobId, JobSpec, Moment, Outcome, State, Terms, Who, Work};
-use crate::journal::{Entry, Found, Journal, Kept, Query};
+use crate::journal::{Entry, Found, Journal, Kept, Query, Urgency};
 use crate::machine::{Answer, Because, Effects, Event, Machine, QueueInfo, Then};
 use crate::protocol::{
     Cancelled, Health, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream,
@@ -525,13 +525,16 @@ impl Desk {
         let known: Vec<_> = starts.iter().map_while(|id| self.works.take(*id)).collect();
         let queries = starts[known.len()..].iter().map(|id| Query::Work(*id)).collect();
         self.under_way += 1;
+        let is_answer = answer.is_some() && then.is_empty();
+        let urgency = if is_answer { Urgency::Answer } else { Urgency::Now };
         let purpose = Purpose::Then { then, known, answer };
-        self.journal.push(Entry { changes, queries, purpose });
+        self.journal.push(Entry { changes, queries, purpose, urgency });
     }
 
     fn ask(&mut self, query: Query, purpose: Purpose) {
         self.under_way += 1;
-        self.journal.push(Entry { changes: Vec::new(), queries: vec![query], purpose });
+        let (changes, queries) = (Vec::new(), vec![query]);
+        self.journal.push(Entry { changes, queries, purpose, urgency: Urgency::Now });
     }
 
     /// Does what is to be done. `works` are those of the jobs that start.

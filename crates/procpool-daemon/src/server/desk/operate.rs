@@ -3,7 +3,7 @@
 use super::{Asker, Desk, Purpose, submit};
 use crate::config::SLOTS_MAX;
 use crate::job::{JobId, Moment, Record, Who};
-use crate::journal::{Entry, Query};
+use crate::journal::{Entry, Query, Urgency};
 use crate::machine::{Answer, Effects, Event, QueueOrder};
 use crate::protocol::{Cancelled, Phase, Refusal, Response};
 use crate::store::Change;
@@ -51,7 +51,8 @@ impl Desk {
         self.under_way += 1;
         let purpose = Purpose::Forgotten(asker, id);
         let changes = vec![Change::Forget { id }];
-        self.journal.push(Entry { changes, queries: Vec::new(), purpose });
+        let (queries, urgency) = (Vec::new(), Urgency::Now);
+        self.journal.push(Entry { changes, queries, purpose, urgency });
     }
 
     pub(super) fn queue(&mut self, asker: Asker, name: String, order: QueueOrder) {

@@ -7,7 +7,7 @@ use super::{Desk, Purpose};
 use crate::command::log_path;
 use crate::config::Retention;
 use crate::job::{Moment, Record, State, Step, Who};
-use crate::journal::{Entry, Query};
+use crate::journal::{Entry, Query, Urgency};
 use crate::protocol::Stream;
 use crate::store::Change;
 
@@ -63,7 +63,8 @@ impl Desk {
         if !ids.is_empty() {
             self.under_way += 1;
             let purpose = Purpose::Expired(ids);
-            self.journal.push(Entry { changes, queries: Vec::new(), purpose });
+            let (queries, urgency) = (Vec::new(), Urgency::Now);
+            self.journal.push(Entry { changes, queries, purpose, urgency });
         }
     }
 }
