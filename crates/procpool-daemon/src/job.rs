@@ -337,6 +337,15 @@ impl Ending {
 }
 
 impl Outcome {
+    /// How many bytes it has, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Outcome::Json(text) => text.len() as u64,
+            Outcome::Binary(bytes) => bytes.len() as u64,
+            Outcome::Command(_) | Outcome::Error(_) | Outcome::Nothing => 0,
+        }
+    }
+
     /// The state that a job with this outcome ends in, retries apart.
     pub fn state(&self) -> State {
         match self {

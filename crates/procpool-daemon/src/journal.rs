@@ -22,6 +22,9 @@ const BATCH_CHANGES_MAX: usize = 256;
 /// How long a batch gathers at most. Only a queue that never runs dry gets that far, or a disk that is slow.
 const BATCH_TIME_MAX: Duration = Duration::from_millis(2);
 
+/// How much of what jobs were to do, and of how they ended, is read before it is handed over: one of the longest, or many.
+const READ_BYTES_MAX: u64 = 16 << 20;
+
 /// What is to be read once the changes before it are durable.
 #[derive(Debug, Clone)]
 pub(crate) enum Query {
@@ -55,6 +58,17 @@ pub(crate) enum Found {
     /// The job with that key, and what it was to do.
     Key(Option<(Record, Work)>),
     Stale(Vec<Record>),
+}
+
+impl Found {
+    /// How many bytes it has, about, where they can be many. Clients have what records cost under way.
+    fn bytes(&self) -> u64 {
+        match self {
+            Found::Work(Some((_, work))) | Found::Key(Some((_, work))) => work.bytes(),
+            Found::Ending(Some((_, ending))) => ending.outcome.bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// Changes, what to read then, and what that is for.
@@ -105,15 +119,14 @@ impl<T: Send + 'static> Journal<T> {
             while let Some(batch) = inbound.gather() {
                 let answers = answers(&batch);
                 let since = Instant::now();
-                let result = write(&mut *store, batch);
-                let took = since.elapsed();
+                let result = write(&mut *store, batch, &mut inbound);
+                inbound.await_again(answers, since.elapsed());
                 let is_lost = result.is_err();
                 deliver(result);
                 if is_lost {
                     // That was told.
                     return Ok(());
                 }
-                inbound.await_again(answers, took);
             }
             store.close()
         };
@@ -147,30 +160,36 @@ impl<T: Send + 'static> Journal<T> {
 struct Inbound<T> {
     receiver: Receiver<Vec<Entry<T>>>,
     waiting: VecDeque<Entry<T>>,
-    /// How many have just been answered that may ask again, and until when they are waited for.
-    company: usize,
+    /// How many are waited for, those that are here included, and until when.
+    expected: usize,
     until: Instant,
 }
 
 impl<T> Inbound<T> {
     fn new(receiver: Receiver<Vec<Entry<T>>>) -> Inbound<T> {
-        Inbound { receiver, waiting: VecDeque::new(), company: 0, until: Instant::now() }
+        Inbound { receiver, waiting: VecDeque::new(), expected: 0, until: Instant::now() }
     }
 
-    /// So many have been answered, for whom a commit was made that took so long.
+    /// So many are about to be answered, for whom a commit was made that took so long.
     fn await_again(&mut self, answers: usize, took: Duration) {
-        self.company = answers;
+        self.waiting.extend(self.receiver.try_iter().flatten());
+        self.expected = (self.waiting.len() + answers).min(BATCH_CHANGES_MAX);
         self.until = Instant::now() + (took / 2).min(BATCH_TIME_MAX);
+    }
+
+    /// These come first. Their changes are durable.
+    fn put_back(&mut self, unread: Vec<Entry<T>>) {
+        for entry in unread.into_iter().rev() {
+            self.waiting.push_front(entry);
+        }
     }
 
     /// The next batch; `None` when there will be none any more.
     fn gather(&mut self) -> Option<Vec<Entry<T>>> {
-        self.waiting.extend(self.receiver.try_iter().flatten());
-        let expected = (self.waiting.len() + self.company).min(BATCH_CHANGES_MAX);
         if self.waiting.is_empty() {
             self.waiting.extend(self.receiver.recv().ok()?);
         }
-        while self.waiting.len() < expected && answers(&self.waiting) == self.waiting.len() {
+        while self.waiting.len() < self.expected && answers(&self.waiting) == self.waiting.len() {
             let left = self.until.saturating_duration_since(Instant::now());
             match self.receiver.recv_timeout(left) {
                 Ok(entries) => self.waiting.extend(entries),
@@ -200,17 +219,30 @@ fn answers<'e, T: 'e>(entries: impl IntoIterator<Item = &'e Entry<T>>) -> usize 
     entries.into_iter().filter(|entry| entry.urgency == Urgency::Answer).count()
 }
 
-fn write<T>(store: &mut dyn Store, mut batch: Vec<Entry<T>>) -> Result<Vec<Kept<T>>, StoreError> {
+/// Keeps a batch, and reads for as much of it as is handed over at a time. What is left is put back.
+fn write<T>(
+    store: &mut dyn Store,
+    mut batch: Vec<Entry<T>>,
+    inbound: &mut Inbound<T>,
+) -> Result<Vec<Kept<T>>, StoreError> {
     let changes: Vec<Change> =
         batch.iter_mut().flat_map(|entry| mem::take(&mut entry.changes)).collect();
     if !changes.is_empty() {
         store.commit(&changes)?;
     }
-    let read = |entry: Entry<T>| {
-        let found = entry.queries.into_iter().map(|query| read(store, query));
-        Ok(Kept { found: found.collect::<Result<_, StoreError>>()?, purpose: entry.purpose })
-    };
-    batch.into_iter().map(read).collect()
+    let mut bytes = 0;
+    let mut kept = Vec::with_capacity(batch.len());
+    let mut entries = batch.into_iter();
+    while bytes < READ_BYTES_MAX
+        && let Some(Entry { queries, purpose, .. }) = entries.next()
+    {
+        let found = queries.into_iter().map(|query| read(store, query));
+        let found: Vec<Found> = found.collect::<Result<_, StoreError>>()?;
+        bytes += found.iter().map(Found::bytes).sum::<u64>();
+        kept.push(Kept { found, purpose });
+    }
+    inbound.put_back(entries.collect());
+    Ok(kept)
 }
 
 fn read(store: &mut dyn Store, query: Query) -> Result<Found, StoreError> {
@@ -233,4 +265,59 @@ fn read(store: &mut dyn Store, query: Query) -> Result<Found, StoreError> {
         }),
         Query::Stale { before, bytes, limit } => Found::Stale(store.stale(before, bytes, limit)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(urgency: Urgency) -> Entry<()> {
+        Entry { changes: Vec::new(), queries: Vec::new(), purpose: (), urgency }
+    }
+
+    /// One waits, and three are about to be answered, who are waited for as long as it takes.
+    fn inbound() -> (Sender<Vec<Entry<()>>>, Inbound<()>) {
+        let (sender, receiver) = mpsc::channel();
+        let mut inbound = Inbound::new(receiver);
+        sender.send(vec![entry(Urgency::Answer)]).unwrap();
+        inbound.await_again(3, Duration::ZERO);
+        inbound.until += Duration::from_secs(60);
+        (sender, inbound)
+    }
+
+    #[test]
+    fn who_was_just_answered_is_waited_for() {
+        let (sender, mut inbound) = inbound();
+        let others = thread::spawn(move || {
+            for _ in 0..3 {
+                sender.send(vec![entry(Urgency::Answer)]).unwrap();
+            }
+            sender
+        });
+        assert_eq!(inbound.gather().unwrap().len(), 4);
+        let sender = others.join().unwrap();
+        // Not for longer than was said, and nobody who was not answered.
+        inbound.await_again(3, Duration::ZERO);
+        sender.send(vec![entry(Urgency::Answer)]).unwrap();
+        assert_eq!(inbound.gather().unwrap().len(), 1);
+        inbound.await_again(0, Duration::from_secs(60));
+        sender.send(vec![entry(Urgency::Answer)]).unwrap();
+        assert_eq!(inbound.gather().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn nothing_else_is_held_up() {
+        let (sender, mut inbound) = inbound();
+        let since = Instant::now();
+        sender.send(vec![entry(Urgency::Now)]).unwrap();
+        assert_eq!(inbound.gather().unwrap().len(), 2);
+        assert!(since.elapsed() < Duration::from_secs(30));
+        // What was not read comes first.
+        inbound.put_back(vec![entry(Urgency::Now)]);
+        sender.send(vec![entry(Urgency::Answer)]).unwrap();
+        let batch = inbound.gather().unwrap();
+        assert_eq!((batch.len(), batch[0].urgency), (2, Urgency::Now));
+        drop(sender);
+        assert!(inbound.gather().is_none());
+    }
 }

@@ -23,9 +23,18 @@ const SOON: Duration = Duration::from_secs(1);
 /// How much memory all that may cost.
 const COST: u64 = 16 << 20;
 
+#[procpool::task]
+fn repeat(len: usize) -> String {
+    "x".repeat(len)
+}
+
 fn resident(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, what: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
     1024 * line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
 }
 
@@ -353,6 +362,38 @@ fn a_flood_of_jobs_is_refused_at_the_limit() {
         let refused = refusal(client.request(&Request::Submit(echo())));
         assert!(matches!(refused, Refusal::Busy(_)), "{refused:?}");
         home.out(&["ping"]);
+        daemon.stop();
+    });
+}
+
+/// Goal: who wants a long result very often and reads none of them costs the daemon what a client may leave unread, and
+/// not all of them.
+/// Covers: F-147
+#[test]
+fn results_are_not_there_as_often_as_they_are_wanted() {
+    /// Of one result.
+    const LEN: usize = 8 << 20;
+    /// How often it is wanted.
+    const TIMES: u64 = 60;
+    /// What may be there: 64 MiB for the client, in a buffer that doubles, and some results on their way.
+    const MOST: u64 = 240 << 20;
+    test(|| {
+        let home = Home::with_tasks(1);
+        let daemon = home.start();
+        let words = ["-q", "tasks", "--task", "it::daemon::hostile::repeat", &LEN.to_string()];
+        let id = JobId(home.submit(&words));
+        home.out(&["wait", &id.to_string()]);
+        let mut stream = greeted(&home);
+        let mut frames = Vec::new();
+        for number in 1..=TIMES {
+            push_frame(number, &Request::Result(id), &mut frames).unwrap();
+        }
+        stream.write_all(&frames).unwrap();
+        // What comes after them is answered after them.
+        daemon.client().request(&Request::Records(Vec::new())).unwrap();
+        let most = memory(daemon.pid(), "VmHWM:");
+        assert!(most < MOST, "{} MiB", most >> 20);
+        drop(stream);
         daemon.stop();
     });
 }

@@ -65,8 +65,6 @@ pub(super) enum Purpose {
     Wait(Asker, JobId),
     /// Whether a job that cannot be cancelled has ended, or never was.
     Cancelled(Asker, JobId),
-    /// How a job ended, for those who wait for that.
-    Endings(JobId, Vec<Asker>),
     /// What has to be known before a job can be taken.
     Consider(Box<submit::Candidate>),
     /// A job that is to be run once more, if it has ended.
@@ -295,15 +293,6 @@ impl Desk {
                 };
                 self.reply(asker, response);
             }
-            Purpose::Endings(id, askers) => match found.next() {
-                Some(Found::Ending(Some((state, ending)))) => {
-                    for asker in askers {
-                        let ending = Box::new(ending.clone());
-                        self.reply(asker, Response::Ending(id, state, ending));
-                    }
-                }
-                _ => askers.into_iter().for_each(|asker| self.refuse(asker, Refusal::NoJob(id))),
-            },
             Purpose::Consider(candidate) => self.reconsider(*candidate, found.next()),
             Purpose::Retry(asker, id) => match found.next() {
                 Some(Found::Work(Some((record, _)))) => self.retry(asker, record),
@@ -588,15 +577,12 @@ impl Desk {
         self.works.take(id);
         self.serve_followers(id);
         self.history.note_ended(id, state);
-        let mut for_endings = Vec::new();
         for (asker, wanted) in self.waits.take(id) {
             match wanted {
                 Wanted::State => self.reply(asker, Response::Ended(id, state)),
-                Wanted::Ending => for_endings.push(asker),
+                // For each by itself: it can be long, and is not to be there as often as it is wanted.
+                Wanted::Ending => self.ask(Query::Ending(id), Purpose::Wait(asker, id)),
             }
-        }
-        if !for_endings.is_empty() {
-            self.ask(Query::Ending(id), Purpose::Endings(id, for_endings));
         }
     }
 
