@@ -9,7 +9,7 @@
 
 mod ready;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,6 +100,17 @@ enum Future {
     Task(EncodedForm, JobFuture<Vec<u8>>),
     /// It could not even be submitted.
     Refused(String),
+}
+
+impl Future {
+    /// Whether a worker has had it.
+    fn has_begun(&self) -> bool {
+        match self {
+            Future::Command(future) => future.is_running() || future.is_done(),
+            Future::Task(_, future) => future.is_running() || future.is_done(),
+            Future::Refused(_) => true,
+        }
+    }
 }
 
 impl Engine {
@@ -269,9 +280,11 @@ impl Engine {
         [self.ready.late_at(), extra].into_iter().flatten().min()
     }
 
-    /// How much of a queue is prepared and has not begun.
+    /// How many of a queue have slots in advance, and have not begun.
     pub(crate) fn prepared(&self, queue: &str) -> usize {
-        self.ready.len(queue)
+        let waiting = self.waiting();
+        let in_pools = waiting.iter().filter(|id| self.running[*id].key.0 == queue).count();
+        self.ready.len(queue) + in_pools
     }
 
     /// It is known for good how an attempt ended.
@@ -345,9 +358,29 @@ impl Engine {
 
     /// The jobs that run, by number.
     pub(crate) fn running(&self) -> Vec<JobId> {
-        let mut ids: Vec<_> = self.running.keys().copied().collect();
+        let waiting = self.waiting();
+        let ids = self.running.keys().copied();
+        let mut ids: Vec<_> = ids.filter(|id| !waiting.contains(id)).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Whether an attempt has begun of which the journal does not know yet how it ended. One that was given to a pool
+    /// without a free slot begins when a worker has it.
+    pub(crate) fn has_begun(&self, id: JobId, attempt: Attempt) -> bool {
+        let waits = || {
+            let running = self.running.get(&id).filter(|running| running.attempt == attempt);
+            running.is_some_and(|running| !running.future.has_begun())
+                && self.extra.iter().any(|(_, extra)| *extra == id)
+        };
+        self.begun.has(id, attempt) && !waits()
+    }
+
+    /// Those that wait in their pools for a slot.
+    fn waiting(&self) -> HashSet<JobId> {
+        let waits =
+            |id: &JobId| self.running.get(id).is_some_and(|running| !running.future.has_begun());
+        self.extra.iter().map(|(_, id)| *id).filter(waits).collect()
     }
 
     /// How far a running task says that it has come.

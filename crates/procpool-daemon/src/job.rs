@@ -252,6 +252,12 @@ impl Life {
         Life { attempts: 0, deaths: 0, history: vec![step] }
     }
 
+    /// The job was given a slot, and has not begun: all is as it was before.
+    pub(crate) fn take_back(&mut self) {
+        self.history.pop();
+        self.attempts -= 1;
+    }
+
     /// Where the job stands.
     pub fn state(&self) -> State {
         self.history.last().expect("a job is born with a step").state

@@ -3,8 +3,11 @@
 use std::process::{self, Stdio};
 
 use nix::sys::signal::Signal;
+use procpool_daemon::config::Level;
 use procpool_daemon::job::{Command, JobId, JobSpec, State, TaskWork, Terms, Work};
 use procpool_daemon::protocol::{Request, Response};
+use procpool_daemon::store::Store;
+use procpool_daemon::store::sqlite::SqliteStore;
 
 use super::fixture::Home;
 use crate::support::{Meeting, test};
@@ -54,6 +57,7 @@ fn a_killed_daemon_loses_nothing() {
     });
 }
 
+/// How often it is tried to find jobs with slots in advance, which they have for a moment only.
 const ROUNDS: usize = 20;
 
 /// Goal: of the jobs that had slots when the daemon was killed only the one that a worker had is interrupted. The others,
@@ -85,15 +89,23 @@ fn a_slot_in_advance_is_no_start() {
             let held = home.submit(&["-q", "tasks", "--", GUEST, &meeting.path(), "held"]);
             let guest = meeting.next();
             let behind: Vec<JobId> = (0..4).map(|_| submit()).collect();
-            let in_advance = match client.request(&Request::Records(behind.clone())).unwrap() {
+            match client.request(&Request::Records(behind.clone())).unwrap() {
                 Response::Records(records) => {
                     let states = records.iter().flatten().map(|record| record.life.state());
-                    states.filter(|state| *state == State::Running(1)).count()
+                    assert!(
+                        states.eq([State::Queued; 4]),
+                        "none has begun, and none is said to: {records:?}"
+                    );
                 }
                 other => panic!("{other:?}"),
-            };
+            }
             daemon.kill();
             drop((client, guest));
+            let mut store = SqliteStore::open(&home.state(), Level::Machine).unwrap();
+            let in_advance =
+                behind.iter().filter(|id| store.state(**id).unwrap() == Some(State::Running(1)));
+            let in_advance = in_advance.count();
+            drop(store);
             let daemon = home.start();
             for id in &behind {
                 home.out(&["wait", &id.to_string()]);

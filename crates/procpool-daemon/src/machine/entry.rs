@@ -53,8 +53,7 @@ impl Entry {
 
     /// It was given a slot, and did not begin: all is as it was before.
     pub(super) fn take_back(&mut self) {
-        self.life.history.pop();
-        self.life.attempts -= 1;
+        self.life.take_back();
         self.used -= 1;
     }
 }

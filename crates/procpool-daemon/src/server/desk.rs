@@ -27,7 +27,9 @@ use crate::command::log_path;
 use crate::config::Config;
 use crate::engine::{Engine, Prepared};
 use crate::error::Error;
-use crate::job::{Attempt, Ending, JobId, JobSpec, Moment, Outcome, State, Terms, Who, Work};
+use crate::job::{
+    Attempt, Ending, JobId, JobSpec, Moment, Outcome, Record, State, Terms, Who, Work,
+};
 use crate::journal::{Entry, Found, Journal, Kept, Query, Urgency};
 use crate::machine::{Answer, Because, Effects, Event, Machine, QueueInfo, Then};
 use crate::protocol::{
@@ -270,8 +272,13 @@ impl Desk {
             }
             Purpose::Answer(asker) => {
                 let response = match found.next() {
-                    Some(Found::Records(records)) => Response::Records(records),
-                    Some(Found::Page(records)) => Response::Page(records),
+                    Some(Found::Records(records)) => {
+                        let records = records.into_iter().map(|record| Some(self.shown(record?)));
+                        Response::Records(records.collect())
+                    }
+                    Some(Found::Page(records)) => Response::Page(
+                        records.into_iter().map(|record| self.shown(record)).collect(),
+                    ),
                     other => unreachable!("nobody asks for {other:?} to answer with it"),
                 };
                 self.reply(asker, response);
@@ -460,6 +467,17 @@ impl Desk {
             QueueInfo { queued, running, ..queue }
         });
         queues.collect()
+    }
+
+    /// A record as clients see it: what has a slot in advance waits until it begins. Of what had begun when the record was
+    /// read the end is not durable, or came with it: it is told after this.
+    fn shown(&self, mut record: Record) -> Record {
+        if let State::Running(attempt) = record.life.state()
+            && !self.engine.has_begun(record.id, attempt)
+        {
+            record.life.take_back();
+        }
+        record
     }
 
     /// What there is to be answered.

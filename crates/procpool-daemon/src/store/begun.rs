@@ -72,8 +72,12 @@ impl Begun {
 
     /// Whether a worker may have had an attempt that an earlier daemon has left.
     pub fn may_have(&self, id: JobId, attempt: Attempt) -> bool {
-        let noted = self.cells.get(&id).is_some_and(|(_, noted)| *noted == attempt);
-        noted || matches!(self.place, Place::Unknown(_))
+        self.has(id, attempt) || matches!(self.place, Place::Unknown(_))
+    }
+
+    /// Whether an attempt was noted that is not over.
+    pub fn has(&self, id: JobId, attempt: Attempt) -> bool {
+        self.cells.get(&id).is_some_and(|(_, noted)| *noted == attempt)
     }
 
     /// Frees all cells but those of these attempts. Each of these is [`over`](Begun::over) at some time.
