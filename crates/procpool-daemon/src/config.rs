@@ -9,6 +9,11 @@
 //! [queue.thumbs]
 //! worker = "/opt/thumbs/bin/thumbs"    # a program whose main begins with procpool::init()
 //! slots = 4
+//! memory = "2G"              # for each of its jobs, with all that it starts
+//! timeout = "10m"            # these four hold for jobs that say nothing else, and are submitted from then on
+//! cpu_timeout = "5m"         # of tasks
+//! retries = 2
+//! priority = -1
 //!
 //! [limits]
 //! jobs = 1000000             # that have not ended
@@ -26,13 +31,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, thread};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use crate::error::Error;
-use crate::job::DEFAULT_QUEUE;
 pub use crate::job::Level;
+use crate::job::{DEFAULT_QUEUE, Defaults, JobSpec, Work};
+use crate::quantity::{parse_duration, parse_size};
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -92,6 +99,29 @@ pub struct QueueConfig {
     pub worker: Option<PathBuf>,
     /// How many of its jobs run at a time. By default one for each CPU.
     pub slots: Option<usize>,
+    /// How much memory each of its jobs may have, in bytes, with all that it starts. By default any.
+    #[serde(deserialize_with = "size")]
+    pub memory: Option<u64>,
+    /// The time limit of its jobs that have none of their own.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Option<Duration>,
+    /// The limit on CPU time of its tasks that have none of their own.
+    #[serde(deserialize_with = "duration")]
+    pub cpu_timeout: Option<Duration>,
+    /// The retries of its jobs that do not say how many.
+    pub retries: u32,
+    /// The priority of its jobs that do not say theirs.
+    pub priority: i32,
+}
+
+/// Text, as on command lines.
+fn size<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    parse_size(&String::deserialize(value)?).map(Some).map_err(de::Error::custom)
+}
+
+/// The same.
+fn duration<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    parse_duration(&String::deserialize(value)?).map(Some).map_err(de::Error::custom)
 }
 
 /// What there may be at most.
@@ -184,6 +214,20 @@ impl Config {
         queues.entry(DEFAULT_QUEUE.into()).or_default();
         queues
     }
+
+    /// What holds for a job where it says nothing.
+    pub(crate) fn defaults(&self, spec: &JobSpec) -> Defaults {
+        let Some(queue) = self.queues.get(&spec.terms.queue) else {
+            return Defaults::default();
+        };
+        let QueueConfig { priority, retries, timeout, .. } = *queue;
+        let cpu_timeout = match spec.work {
+            Work::Task(_) => queue.cpu_timeout,
+            // Nobody measures it.
+            Work::Command(_) => None,
+        };
+        Defaults { priority, retries, timeout, cpu_timeout }
+    }
 }
 
 impl QueueConfig {
@@ -213,6 +257,13 @@ mod tests {
             ("level = \"disk\"", "disk"),
             ("[queue.a]\nslots = 0", "slots = 0"),
             ("[queue.a]\nworker = \"thumbs\"", "worker"),
+            ("[queue.a]\ntimeout = \"soon\"", "timeout = \"soon\""),
+            ("[queue.a]\ntimeout = 30", "timeout = 30"),
+            ("[queue.a]\ncpu_timeout = \"0s\"", "more than nothing"),
+            ("[queue.a]\nmemory = \"2 GB\"", "memory = \"2 GB\""),
+            ("[queue.a]\nretries = -1", "retries = -1"),
+            ("[queue.a]\npriority = \"high\"", "priority = \"high\""),
+            ("[queue.a]\nretry = 1", "retry"),
             ("[queue.\"\"]", "name"),
             ("[limits]\njobs = 0", "jobs = 0"),
             ("[metrics]\nlisten = \"0.0.0.0:1\"", "0.0.0.0:1"),

@@ -147,11 +147,12 @@ impl Engine {
     /// Other settings. What runs goes on as it was started.
     pub(crate) fn configure(&mut self, queues: BTreeMap<String, QueueConfig>, log_bytes: u64) {
         let before = std::mem::replace(&mut self.queues, queues);
-        let worker = |queue: Option<&QueueConfig>| queue.and_then(|queue| queue.worker.clone());
+        let setup =
+            |queue: Option<&QueueConfig>| queue.map(|queue| (queue.worker.clone(), queue.memory));
         let is_other_setup =
             std::mem::replace(&mut self.surroundings.log_bytes, log_bytes) != log_bytes;
         for (name, config) in &before {
-            if is_other_setup || worker(Some(config)) != worker(self.queues.get(name)) {
+            if is_other_setup || setup(Some(config)) != setup(self.queues.get(name)) {
                 self.renew(name);
             }
         }
@@ -294,14 +295,14 @@ impl Engine {
 
     fn start(&mut self, prepared: Prepared) {
         let Prepared { id, attempt, terms, work } = prepared;
-        let key = (terms.queue, Kind::of(&work));
-        *self.busy.entry(key.clone()).or_default() += 1;
         let options = Options {
-            timeout: terms.timeout,
-            cpu_timeout: terms.cpu_timeout,
+            timeout: terms.timeout(),
+            cpu_timeout: terms.cpu_timeout(),
             retries: None,
             attempts_before: attempt - 1,
         };
+        let key = (terms.queue, Kind::of(&work));
+        *self.busy.entry(key.clone()).or_default() += 1;
         let (pool, future) = match self.pool(&key) {
             Ok(pool) => {
                 let future = submit(&pool, id, work, &options);
@@ -336,6 +337,10 @@ impl Engine {
             .workers(self.slots.get(queue).copied().unwrap_or_else(|| config.slots()).max(1))
             .idle_timeout(IDLE_TIMEOUT)
             .env(mark.0, mark.1.clone());
+        let builder = match config.memory {
+            Some(bytes) => builder.memory_limit(bytes),
+            None => builder,
+        };
         let builder = match (kind, &config.worker) {
             (Kind::Commands, _) => {
                 let setup = Setup { logs: logs.clone().into(), log_bytes: *log_bytes };

@@ -62,7 +62,7 @@ pub struct JobSpec {
     pub work: Work,
 }
 
-/// How a job is to be run: what the daemon has in memory of it.
+/// How a job is to be run: as it was asked for, and what holds where nothing was said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// The queue's name.
@@ -70,14 +70,17 @@ pub struct Terms {
     /// For lists: the command's beginning, or the task's name, unless the client has a better one.
     pub title: String,
     /// Higher first.
-    pub priority: i32,
+    pub priority: Option<i32>,
     /// How often it may be run again, also after the daemon was killed while it ran. With 0 it is started at
     /// most once.
-    pub retries: u32,
+    pub retries: Option<u32>,
     /// The time limit of each attempt.
     pub timeout: Option<Duration>,
     /// The limit on the CPU time of each attempt of a task.
     pub cpu_timeout: Option<Duration>,
+    /// What holds where one of the four above is `None`. The daemon sets it when it takes the job, to what the queue's
+    /// configuration says then, and it stays so.
+    pub defaults: Defaults,
     /// Not before this.
     pub not_before: Option<Moment>,
     /// Only if these have succeeded.
@@ -86,20 +89,54 @@ pub struct Terms {
     pub key: Option<String>,
 }
 
+/// What holds for a job that says nothing of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defaults {
+    /// See [`Terms`].
+    pub priority: i32,
+    /// See [`Terms`].
+    pub retries: u32,
+    /// See [`Terms`]; without a limit if `None`.
+    pub timeout: Option<Duration>,
+    /// See [`Terms`]; without a limit if `None`.
+    pub cpu_timeout: Option<Duration>,
+}
+
 impl Terms {
-    /// The defaults, in the queue `default`.
+    /// Of a job in the queue `default` about which nothing else is said.
     pub fn new(title: impl Into<String>) -> Terms {
         Terms {
             queue: DEFAULT_QUEUE.into(),
             title: title.into(),
-            priority: 0,
-            retries: 0,
+            priority: None,
+            retries: None,
             timeout: None,
             cpu_timeout: None,
+            defaults: Defaults::default(),
             not_before: None,
             after: Vec::new(),
             key: None,
         }
+    }
+
+    /// The priority that holds.
+    pub fn priority(&self) -> i32 {
+        self.priority.unwrap_or(self.defaults.priority)
+    }
+
+    /// The retries that hold.
+    pub fn retries(&self) -> u32 {
+        self.retries.unwrap_or(self.defaults.retries)
+    }
+
+    /// The time limit that holds, if any does.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout.or(self.defaults.timeout)
+    }
+
+    /// The limit on CPU time that holds, if any does.
+    pub fn cpu_timeout(&self) -> Option<Duration> {
+        self.cpu_timeout.or(self.defaults.cpu_timeout)
     }
 }
 

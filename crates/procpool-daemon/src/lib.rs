@@ -23,6 +23,7 @@ mod error;
 pub mod job;
 pub mod machine;
 pub mod protocol;
+pub mod quantity;
 pub mod store;
 
 #[cfg(feature = "server")]

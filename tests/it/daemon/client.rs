@@ -248,7 +248,7 @@ fn a_full_daemon_lets_submits_wait() {
 fn a_jobs_options_are_the_daemons_terms() {
     test(|| {
         let home = Home::with_tasks(1);
-        let server = home.start();
+        let mut server = home.start();
         let daemon = connect(&home);
         let outcome = daemon.job(die_before, 2).retries(3).submit().outcome();
         assert_eq!(outcome.result.unwrap(), 2);
@@ -267,6 +267,23 @@ fn a_jobs_options_are_the_daemons_terms() {
             other => panic!("{other:?}"),
         }
         match daemon.job(burn, ()).cpu_timeout(limit).submit().result() {
+            Err(JobError::TimedOut(timeout)) => assert_eq!(timeout.limit, Limit::Cpu),
+            other => panic!("{other:?}"),
+        }
+        // What it does not say is as its queue is configured.
+        let worker = std::fs::canonicalize("/proc/self/exe").unwrap();
+        let config = format!(
+            "[queue.tasks]\nworker = {worker:?}\nslots = 1\nretries = 3\ncpu_timeout = \"40ms\"\n"
+        );
+        std::fs::write(home.path().join("config.toml"), config).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_to_say("holds now");
+        assert_eq!(daemon.job(die_before, 2).submit().result().unwrap(), 2);
+        match daemon.job(die_before, 2).retries(0).submit().result() {
+            Err(JobError::Died(death)) => assert_eq!(death.attempt, 1),
+            other => panic!("{other:?}"),
+        }
+        match daemon.submit(burn, ()).result() {
             Err(JobError::TimedOut(timeout)) => assert_eq!(timeout.limit, Limit::Cpu),
             other => panic!("{other:?}"),
         }

@@ -38,7 +38,7 @@ fn step(id: u64, state: State) -> Step {
 /// A new job, queued. Each has a key, and work of some length.
 pub(super) fn insert(id: u64, len: usize) -> Change {
     let terms = Terms {
-        retries: 2,
+        retries: Some(2),
         timeout: Some(Duration::from_secs(9)),
         key: Some(format!("key {id}")),
         ..Terms::new(format!("job {id}"))

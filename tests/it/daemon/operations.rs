@@ -7,6 +7,9 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
+use procpool_daemon::job::{JobSpec, State, TaskWork, Terms, Work};
+use procpool_daemon::protocol::{Request, Response};
+use serde_json::json;
 
 use super::fixture::Home;
 use crate::support::{Meeting, test, wait_until};
@@ -243,8 +246,133 @@ fn a_configuration_is_read_again() {
             home.run(&["daemon", "--check", "--config", path])
         };
         assert_eq!(check("[queue.default]\nslots = 2\n").code, 0);
-        let bad = check("[queue.default]\nslots = 0\n");
-        assert_eq!((bad.code, bad.err.contains("slots = 0")), (102, true), "{bad:?}");
+        for line in ["slots = 0", "timeout = \"soon\"", "memory = \"much\"", "retries = -1"] {
+            let bad = check(&format!("[queue.default]\n{line}\n"));
+            assert_eq!((bad.code, bad.err.contains(line)), (102, true), "{bad:?}");
+        }
+        daemon.stop();
+    });
+}
+
+/// Goal: what a queue is configured with holds for its jobs that say nothing else, and a job's own wins, nothing included. What
+/// held when a job was submitted goes on to hold for it: over a reload, a crash, and for whoever asks for it again by its key.
+#[test]
+fn a_queue_has_defaults_for_its_jobs() {
+    test(|| {
+        let write = |home: &Home, text: &str| {
+            fs::write(home.path().join("config.toml"), format!("[queue.default]\n{text}")).unwrap();
+        };
+        let home = Home::new("");
+        write(&home, "slots = 1\nretries = 1\npriority = 7\n");
+        let mut daemon = home.start();
+        let mut reload = |text: &str| {
+            write(&home, text);
+            daemon.signal(Signal::SIGHUP);
+            daemon.wait_to_say("holds now");
+        };
+        let terms = |id: u64| {
+            let status = home.status(id);
+            ["priority", "retries", "timeout_ms"].map(|name| status[name].clone())
+        };
+        let failing = home.submit(&["--", "false"]);
+        home.run(&["wait", &failing.to_string()]);
+        assert_eq!(home.status(failing)["attempts"], 2, "it was tried once more");
+        let words = ["--retries=0", "--priority=-3", "--timeout=1h", "--", "false"];
+        let own = home.submit(&words);
+        home.run(&["wait", &own.to_string()]);
+        assert_eq!(home.status(own)["attempts"], 1, "it said that it is not to be tried again");
+        assert_eq!(terms(own), [json!(-3), json!(0), json!(3_600_000)]);
+        reload("slots = 1\ntimeout = \"50ms\"\nretries = 1\npriority = 7\n");
+        let late = home.submit(&["--", "sleep", "1000"]);
+        assert_eq!(home.run(&["wait", &late.to_string()]).code, 1);
+        assert_eq!(home.status(late)["state"], "timed_out");
+        // It waits, with what was configured when it came.
+        home.out(&["queue", "pause", "default"]);
+        let kept = ["--key=k", "--", "sleep", "1000"];
+        let waits = home.submit(&kept);
+        assert_eq!(terms(waits), [json!(7), json!(1), json!(50)]);
+        reload("slots = 1\nretries = 4\n");
+        let new = home.submit(&["--", "true"]);
+        assert_eq!(terms(new), [json!(0), json!(4), json!(null)]);
+        assert_eq!(home.submit(&kept), waits, "the same was asked for");
+        let other = home.run(&["submit", "--timeout=50ms", "--key=k", "--", "sleep", "1000"]);
+        assert_eq!(other.code, 111, "{other:?}");
+        daemon.kill();
+        let daemon = home.start();
+        assert_eq!(terms(waits), [json!(7), json!(1), json!(50)]);
+        home.out(&["queue", "resume", "default"]);
+        home.run(&["wait", &waits.to_string(), &new.to_string()]);
+        assert_eq!(home.status(waits)["state"], "timed_out");
+        daemon.stop();
+    });
+}
+
+/// Goal: jobs that want more memory than their queue has for each are killed, and others of it go on; without the limit, as
+/// after a reload, they get it.
+#[test]
+fn a_queue_limits_the_memory_of_its_jobs() {
+    test(|| {
+        let home = Home::new("[queue.default]\nmemory = \"64M\"\n");
+        let mut daemon = home.start();
+        // All of it is in memory at once.
+        let words =
+            ["submit", "--wait", "--", "sh", "-c", "x=$(head -c 200M /dev/zero | tr '\\0' x)"];
+        let large = home.run(&words);
+        assert_eq!(home.status(1)["state"], "died", "{large:?}");
+        home.out(&["submit", "--wait", "--", "true"]);
+        fs::write(home.path().join("config.toml"), "").unwrap();
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_to_say("holds now");
+        home.out(&words);
+        daemon.stop();
+    });
+}
+
+/// Goal: a job that has a slot in advance is said to wait until a worker has it, wherever it waits.
+/// Method: short tasks, until slots are given in advance; then one that holds the only slot, and others behind it.
+#[test]
+fn what_has_not_begun_is_not_said_to_run() {
+    test(|| {
+        let home = Home::with_tasks(1);
+        let daemon = home.start();
+        let client = daemon.client();
+        let submit = |task: &str, argument: String| {
+            let (task, argument) = (format!("it::daemon::{task}"), argument.into_bytes());
+            let work = Work::Task(TaskWork { task, fingerprint: None, argument });
+            let terms = Terms { queue: "tasks".into(), ..Terms::new("a task") };
+            match client.request(&Request::Submit(JobSpec { terms, work })).unwrap() {
+                Response::Submitted(id) => id,
+                other => panic!("{other:?}"),
+            }
+        };
+        for id in (0..100).map(|n| submit("tasks::double", n.to_string())).collect::<Vec<_>>() {
+            client.request(&Request::Wait(id)).unwrap();
+        }
+        let meeting = Meeting::new();
+        let argument = json!([meeting.path(), 1]).to_string();
+        let mut ids = vec![submit("client::meet_and_triple", argument)];
+        let guest = meeting.next();
+        ids.extend((0..4).map(|n| submit("tasks::double", n.to_string())));
+        let records = match client.request(&Request::Records(ids.clone())).unwrap() {
+            Response::Records(records) => records,
+            other => panic!("{other:?}"),
+        };
+        let states = records.iter().flatten().map(|record| record.life.state());
+        let expected = [State::Running(1)].into_iter().chain([State::Queued; 4]);
+        assert!(states.eq(expected), "{records:?}");
+        assert!(records.iter().skip(1).flatten().all(|record| record.life.attempts == 0));
+        let counts = queue(&home, "tasks");
+        assert_eq!((&counts["running"], &counts["queued"]), (&json!(1), &json!(4)));
+        match client.request(&Request::Activity).unwrap() {
+            Response::Activity(activity) => assert_eq!(activity.running, ids[..1]),
+            other => panic!("{other:?}"),
+        }
+        guest.go();
+        for id in ids {
+            client.request(&Request::Wait(id)).unwrap();
+            assert_eq!(home.history(id.0), ["queued", "running", "succeeded"]);
+        }
+        drop(client);
         daemon.stop();
     });
 }

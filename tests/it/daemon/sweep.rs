@@ -69,7 +69,7 @@ impl Watched<'_> {
         let script = format!("echo {word} >> {}", self.ledger().display());
         let work = job::Command::here(["sh", "-c", &script]).unwrap();
         let retries = u32::from(again == Again::Once);
-        let terms = Terms { retries, ..Terms::new(word.clone()) };
+        let terms = Terms { retries: Some(retries), ..Terms::new(word.clone()) };
         let spec = JobSpec { terms, work: Work::Command(work) };
         match client.request(&Request::Submit(spec)) {
             Ok(Response::Submitted(id)) => {

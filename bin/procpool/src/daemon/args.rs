@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use procpool_daemon::job::{JobId, Moment};
 use procpool_daemon::machine::QueueOrder;
+use procpool_daemon::quantity::parse_duration;
 
-use crate::args::{parse_duration, parse_variable};
+use crate::args::parse_variable;
 
 /// Where the daemon is.
 #[derive(Debug, Args)]
@@ -60,9 +61,9 @@ pub(crate) struct Submit {
     #[arg(long, short = 'q', value_name = "NAME", default_value = "default")]
     pub(crate) queue: String,
 
-    /// Jobs of higher priority start first
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    pub(crate) priority: i32,
+    /// Jobs of higher priority start first [default: the queue's, or 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) priority: Option<i32>,
 
     /// Run it only if these jobs have succeeded
     #[arg(long, value_name = "ID", value_parser = parse_id, value_delimiter = ',')]
@@ -76,11 +77,12 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "TIME", value_parser = parse_moment, conflicts_with = "delay")]
     pub(crate) at: Option<Moment>,
 
-    /// Run it up to N times more if it fails, dies, or is interrupted. Without this it is started at most once
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) retries: u32,
+    /// Run it up to N times more if it fails, dies, or is interrupted. With 0 it is started at most once
+    /// [default: the queue's, or 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) retries: Option<u32>,
 
-    /// Stop it when it runs longer
+    /// Stop it when it runs longer [default: the queue's, or no limit]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
 

@@ -21,7 +21,8 @@ const PAYLOAD_MAX: u64 = BODY_BYTES_MAX as u64 - (64 << 10);
 /// A daemon, as an executor: jobs are kept by it, and run by its workers, whatever becomes of this process.
 ///
 /// Functions travel by name: only [tasks](macro@procpool::task) can be submitted, to a queue whose worker program
-/// has them. Its methods are those of [`Executor`].
+/// has them. Its methods are those of [`Executor`]. What a job does not say of itself is as its queue is configured: its
+/// retries, its time limits, and its priority if that is 0.
 ///
 /// Dropping it stops nothing, and waits for nothing. The connection is closed when it is dropped, its futures are, and
 /// each of its jobs has ended. A future whose connection is lost ends as [`JobError::Broken`], and the job goes on:
@@ -150,8 +151,8 @@ impl Backend for DaemonBackend {
             TaskWork { task: task.name.into(), fingerprint: Some(task.fingerprint), argument };
         let terms = Terms {
             queue: self.queue.clone(),
-            priority: promise.priority(),
-            retries: options.retries.unwrap_or(0),
+            priority: Some(promise.priority()).filter(|priority| *priority != 0),
+            retries: options.retries,
             timeout: options.timeout,
             cpu_timeout: options.cpu_timeout,
             ..Terms::new(promise.name().unwrap_or(task.name))

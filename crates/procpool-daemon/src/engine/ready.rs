@@ -32,7 +32,7 @@ pub(super) struct Ready {
 impl Ready {
     pub(super) fn add(&mut self, prepared: Prepared, now: Instant) {
         let Prepared { id, terms, .. } = &prepared;
-        let (id, queue, priority) = (*id, terms.queue.clone(), terms.priority);
+        let (id, queue, priority) = (*id, terms.queue.clone(), terms.priority());
         self.came.push_back((now, id, prepared.attempt));
         self.places.insert(id, (queue.clone(), priority));
         self.queues.entry(queue).or_default().insert((Reverse(priority), id), prepared);
@@ -118,7 +118,7 @@ mod tests {
     use crate::job::Command;
 
     fn prepared(id: u64, priority: i32) -> Prepared {
-        let terms = Terms { priority, ..Terms::new("a") };
+        let terms = Terms { priority: Some(priority), ..Terms::new("a") };
         let work = Work::Command(Command::here(["true"]).unwrap());
         Prepared { id: JobId(id), attempt: 1, terms, work }
     }

@@ -30,8 +30,8 @@ impl Entry {
     pub(super) fn new(queue: usize, terms: &Terms, due: Option<Moment>, life: Life) -> Entry {
         Entry {
             queue,
-            priority: terms.priority,
-            retries: terms.retries,
+            priority: terms.priority(),
+            retries: terms.retries(),
             used: used(&life),
             unstarted: 0,
             stopped_by: None,

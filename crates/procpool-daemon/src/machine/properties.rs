@@ -216,8 +216,8 @@ impl Play {
 
     fn submit(&mut self) {
         let mut terms = Terms::new("a");
-        terms.priority = self.random.below(3) as i32 - 1;
-        terms.retries = self.random.below(3) as u32;
+        terms.priority = Some(self.random.below(3) as i32 - 1);
+        terms.retries = Some(self.random.below(3) as u32);
         if self.random.below(4) == 0 {
             terms.queue = "other".into();
         }
@@ -229,7 +229,7 @@ impl Play {
         }
         let ended = terms.after.iter().filter(|id| !self.machine.is_live(**id));
         let ended = ended.map(|id| (*id, self.disk.jobs[id].life.state())).collect();
-        let retries = terms.retries;
+        let retries = terms.retries();
         let work = Work::Command(crate::job::Command {
             words: vec![b"true".to_vec().into()],
             dir: b"/".to_vec().into(),

@@ -96,7 +96,7 @@ fn slots_are_filled_by_priority_and_then_by_number() {
     let mut play = Play::new(1);
     let first = play.submit(Terms::new("a"));
     let second = play.submit(Terms::new("b"));
-    let third = play.submit(Terms { priority: 1, ..Terms::new("c") });
+    let third = play.submit(Terms { priority: Some(1), ..Terms::new("c") });
     assert!(play.starts().is_empty());
     play.end(first, 1, exit(0));
     assert_eq!(play.starts(), [third]);
@@ -107,7 +107,7 @@ fn slots_are_filled_by_priority_and_then_by_number() {
 #[test]
 fn what_is_told_of_an_earlier_attempt_is_not_heard() {
     let mut play = Play::new(1);
-    let id = play.submit(Terms { retries: 1, ..Terms::new("a") });
+    let id = play.submit(Terms { retries: Some(1), ..Terms::new("a") });
     play.end(id, 1, exit(1));
     assert_eq!(play.recorded(id), Some(State::Scheduled));
     play.now = play.machine.next_time().unwrap();
@@ -144,7 +144,7 @@ fn a_restart_interrupts_what_ran() {
     let mut before = Play::new(4);
     let mut records = Vec::new();
     for retries in [0, 1] {
-        before.submit(Terms { retries, ..Terms::new("a") });
+        before.submit(Terms { retries: Some(retries), ..Terms::new("a") });
         let mut record = match &before.effects.changes[0] {
             Change::Insert { record, .. } => record.clone(),
             other => panic!("{other:?}"),
@@ -169,7 +169,7 @@ fn a_restart_interrupts_what_ran() {
 #[test]
 fn a_stop_is_recorded_as_whose_it_was() {
     let mut play = Play::new(1);
-    let id = play.submit(Terms { retries: 3, ..Terms::new("a") });
+    let id = play.submit(Terms { retries: Some(3), ..Terms::new("a") });
     let by = Who::Client(77);
     assert_eq!(play.handle(Event::Abort { id, taken_back: None, by }), Answer::Running);
     assert_eq!(play.effects.then, [Then::Stop { id }]);
@@ -202,7 +202,7 @@ fn a_job_without_a_worker_is_tried_again_and_not_for_ever() {
 #[test]
 fn poison_is_quarantined_in_state_and_ending() {
     let mut play = Play::new(1);
-    let id = play.submit(Terms { retries: 1, ..Terms::new("a") });
+    let id = play.submit(Terms { retries: Some(1), ..Terms::new("a") });
     let died = |pid| {
         Outcome::Error(Verdict::Died {
             status: procpool::Status::Exit(3),
@@ -234,7 +234,7 @@ fn poison_is_quarantined_in_state_and_ending() {
 #[test]
 fn a_history_keeps_its_first_and_last_steps() {
     let mut play = Play::new(1);
-    let id = play.submit(Terms { retries: 1000, ..Terms::new("a") });
+    let id = play.submit(Terms { retries: Some(1000), ..Terms::new("a") });
     for attempt in 1..=100 {
         play.end(id, attempt, exit(1));
         play.now = play.machine.next_time().unwrap();

@@ -463,7 +463,8 @@ impl Desk {
     fn queues(&self) -> Vec<QueueInfo> {
         let queues = self.machine.queues().map(|queue| {
             let prepared = self.engine.prepared(&queue.name) as u64;
-            let (queued, running) = (queue.queued + prepared, queue.running - prepared);
+            let running = queue.running.saturating_sub(prepared);
+            let queued = queue.queued + queue.running - running;
             QueueInfo { queued, running, ..queue }
         });
         queues.collect()
@@ -631,7 +632,7 @@ impl Desk {
         &self.followers
     }
 
-    fn submit(&mut self, asker: Asker, spec: JobSpec, follow: Follow) {
+    fn submit(&mut self, asker: Asker, mut spec: JobSpec, follow: Follow) {
         if self.phase == Phase::Stopping {
             return self.refuse(asker, Refusal::Stopping);
         }
@@ -640,6 +641,7 @@ impl Desk {
         {
             return self.refuse(asker, waits_full());
         }
+        spec.terms.defaults = self.config.defaults(&spec);
         match submit::check(&spec, &self.config, &self.machine) {
             Ok(()) if !self.space.take(spec.work.bytes()) => {
                 self.refuse(asker, Refusal::Busy("the disk is full".into()));

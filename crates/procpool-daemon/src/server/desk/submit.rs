@@ -173,8 +173,8 @@ impl Desk {
 }
 
 /// Whether two jobs with one key are one. The moment is not compared: who asks again for a job in an hour has a later
-/// hour in mind, and the job is that job.
+/// hour in mind, and the job is that job. Nor are the defaults: they may have changed, and nobody has asked for them.
 fn same(one: &Terms, other: &Terms) -> bool {
-    let moment = one.not_before;
-    *one == Terms { not_before: moment, ..other.clone() }
+    let (not_before, defaults) = (one.not_before, one.defaults.clone());
+    *one == Terms { not_before, defaults, ..other.clone() }
 }
