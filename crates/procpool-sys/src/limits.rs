@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
@@ -40,6 +40,12 @@ pub fn set_core_size(bytes: u64) -> io::Result<()> {
 /// (proc_pid_oom_score_adj(5)). Less than what the process was once given needs CAP_SYS_RESOURCE.
 pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", score.to_string())
+}
+
+/// The CPU that this thread runs on at this moment, if the kernel tells (sched_getcpu(3): without a system call).
+#[inline]
+pub fn current_cpu() -> Option<u32> {
+    sched_getcpu().ok().and_then(|cpu| cpu.try_into().ok())
 }
 
 /// The CPUs that this thread may run on, in order (sched_getaffinity(2)).

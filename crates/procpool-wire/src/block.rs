@@ -3,7 +3,7 @@
 //! ```text
 //! black box   what the worker is doing: ticket, phase, element, since when; what it has not published yet
 //! control     what the pool asks: stop this ticket; which slot it is; a fork server notes its last child, a worker its thread
-//! positions   of the two rings, and who sleeps and wants a bell
+//! positions   of the two rings; who sleeps and wants a bell; on which CPU each end looks for what comes
 //! progress    the latest progress report of a job
 //! panic       the record of a panic that the process did not survive
 //! claims      one word a ticket: Sent, Claimed, Revoked
@@ -68,7 +68,9 @@ const JOBS_HEAD: usize = 24;
 const RESULTS_TAIL: usize = 32;
 const RESULTS_HEAD: usize = 40;
 const WORKER_SLEEPS: usize = 48;
+const WORKER_CPU: usize = 49;
 const POOL_SLEEPS: usize = 56;
+const POOL_CPU: usize = 57;
 const PROGRESS_SEQUENCE: usize = 64;
 const PROGRESS_TICKET: usize = 65;
 const PROGRESS_FRACTION: usize = 66;
@@ -326,6 +328,17 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     /// The same, on the pool's side; 0 before it was said.
     pub fn thread(&self) -> u32 {
         self.word(THREAD).load(Ordering::Relaxed) as u32
+    }
+
+    /// Tells at `ours` that this end looks for what comes on this CPU, unless it was `told` so. True if the other end said
+    /// the same at `theirs`.
+    fn meet(&self, ours: usize, theirs: usize, told: &mut u64, cpu: u32) -> bool {
+        let word = u64::from(cpu) + 1;
+        if *told != word {
+            *told = word;
+            self.word(ours).store(word, Ordering::Relaxed);
+        }
+        self.word(theirs).load(Ordering::Relaxed) == word
     }
 
     /// The CPU that was told with the slot.

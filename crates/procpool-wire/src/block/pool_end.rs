@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use super::{
     Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
     FLAG_STREAMED, FLAG_USAGE, INLINE_WORDS_MAX, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT,
-    POOL_SLEEPS, RECORD_HEADER, RING_WORDS, ResultHeader, TICKETS_MAX, Ticket, Usage,
-    WORKER_SLEEPS, claim_word,
+    POOL_CPU, POOL_SLEEPS, RECORD_HEADER, RING_WORDS, ResultHeader, TICKETS_MAX, Ticket, Usage,
+    WORKER_CPU, WORKER_SLEEPS, claim_word,
 };
 use crate::elements::{self, WORD};
 use crate::ring::Corrupt;
@@ -22,12 +22,21 @@ pub struct PoolEnd<M> {
     results_head: u64,
     /// Words of results that wait, as far as is known: whole records.
     results_waiting: usize,
+    /// What was told last of where this end looks for results.
+    told_cpu: u64,
 }
 
 impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
     /// The memory must be zeroed.
     pub fn new(block: Block<M>) -> PoolEnd<M> {
-        PoolEnd { block, jobs_tail: 0, jobs_room: 0, results_head: 0, results_waiting: 0 }
+        PoolEnd {
+            block,
+            jobs_tail: 0,
+            jobs_room: 0,
+            results_head: 0,
+            results_waiting: 0,
+            told_cpu: 0,
+        }
     }
 
     /// What both sides share.
@@ -111,6 +120,13 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
     pub fn want_bell(&self, want: bool) {
         self.block.word(POOL_SLEEPS).store(u64::from(want), Ordering::Relaxed);
         fence(Ordering::SeqCst);
+    }
+
+    /// Whoever looks for results does so on this CPU. True if the worker looked for jobs there too: then it cannot run
+    /// while somebody here spins.
+    #[inline]
+    pub fn shares_cpu(&mut self, cpu: u32) -> bool {
+        self.block.meet(POOL_CPU, WORKER_CPU, &mut self.told_cpu, cpu)
     }
 
     /// Takes a sent job back. False: the worker has started it.

@@ -197,3 +197,15 @@ fn cpu_time_at_the_start_of_a_job_is_the_jobs_own() {
     worker.block().set_cpu_at_start(second, 700);
     assert_eq!(pool.block().cpu_at_start(first), None);
 }
+
+/// Goal: each end learns that the other looks on the same CPU, also after it has moved; before anybody looks, neither.
+#[test]
+fn the_ends_know_when_they_share_a_cpu() {
+    let (mut pool, mut worker) = ends();
+    assert!(!pool.shares_cpu(0));
+    assert!(worker.shares_cpu(0));
+    assert!(pool.shares_cpu(0));
+    assert!(!worker.shares_cpu(1));
+    assert!(!pool.shares_cpu(0));
+    assert!(pool.shares_cpu(1) && worker.shares_cpu(1));
+}

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
     Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
-    FLAG_STREAMED, FLAG_USAGE, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT, POOL_SLEEPS,
-    POSITION, Phase, RECORD_HEADER, ResultHeader, STARTED, TICKET, TICKETS_MAX, Ticket,
-    WORKER_SLEEPS, claim_word,
+    FLAG_STREAMED, FLAG_USAGE, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT, POOL_CPU,
+    POOL_SLEEPS, POSITION, Phase, RECORD_HEADER, ResultHeader, STARTED, TICKET, TICKETS_MAX,
+    Ticket, WORKER_CPU, WORKER_SLEEPS, claim_word,
 };
 use crate::elements::{self, Kind, WORD};
 use crate::ring::Corrupt;
@@ -25,6 +25,8 @@ pub struct WorkerEnd<M> {
     /// Words and elements written behind the next header, not yet published.
     pending_words: usize,
     pending_count: u32,
+    /// What was told last of where this end looks for jobs.
+    told_cpu: u64,
 }
 
 impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
@@ -38,6 +40,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
             results_room: 0,
             pending_words: 0,
             pending_count: 0,
+            told_cpu: 0,
         }
     }
 
@@ -247,5 +250,12 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
     pub fn want_bell(&self, want: bool) {
         self.block.word(WORKER_SLEEPS).store(u64::from(want), Ordering::Relaxed);
         fence(Ordering::SeqCst);
+    }
+
+    /// The worker looks for jobs on this CPU. True if the pool looked for results there too: then nobody there can
+    /// send one while the worker spins.
+    #[inline]
+    pub fn shares_cpu(&mut self, cpu: u32) -> bool {
+        self.block.meet(WORKER_CPU, POOL_CPU, &mut self.told_cpu, cpu)
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use interprocess::os::unix::uds_local_socket::Stream;
 use procpool_sys::channel::{self, Received};
+use procpool_sys::limits::current_cpu;
 use procpool_sys::mapping::Mapping;
 use procpool_wire::block::{
     BlackBox, Block, Body, Claim, Phase, PoolEnd, ResultHeader, TICKETS_MAX, Ticket,
@@ -358,6 +359,11 @@ impl PoolChannel {
     /// Asks for a bell with the next result, or not.
     pub(crate) fn want_bell(&self, want: bool) {
         self.end.want_bell(want);
+    }
+
+    /// True if the worker was last on the CPU of this thread, which looks for its results.
+    pub(crate) fn shares_cpu(&mut self) -> bool {
+        current_cpu().is_some_and(|cpu| self.end.shares_cpu(cpu))
     }
 
     /// Reads frames until none is there. The kinds that concern the worker's start are handed to `start`.

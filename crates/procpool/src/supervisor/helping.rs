@@ -36,6 +36,8 @@ const SUBMITS_BETWEEN_LOOKS: u32 = 64;
 enum Look {
     Something,
     Nothing,
+    /// Nothing, and the worker needs the processor that this thread has.
+    Beside,
     /// Nothing, and the jobs there take so long that it is better to sleep.
     Hopeless,
 }
@@ -76,14 +78,16 @@ impl Inner {
                     self.left.store(true, Ordering::Release);
                     return cell.is_done();
                 }
-                Look::Nothing => {}
-            }
-            for _ in 0..PAUSES {
-                hint::spin_loop();
-            }
-            looks += 1;
-            if looks > LOOKS_ALONE {
-                thread::yield_now();
+                Look::Nothing => {
+                    for _ in 0..PAUSES {
+                        hint::spin_loop();
+                    }
+                    looks += 1;
+                    if looks > LOOKS_ALONE {
+                        thread::yield_now();
+                    }
+                }
+                Look::Beside => thread::yield_now(),
             }
             if cell.is_done() {
                 return true;
@@ -118,6 +122,8 @@ impl Inner {
             self.helped.fetch_add(1, Ordering::Relaxed);
         }
         let brisk = dispatch.is_brisk(slot.unwrap_or(other), self.spin_ns);
+        let channel = slot.and_then(|slot| dispatch.channel_mut(slot));
+        let beside = channel.is_some_and(PoolChannel::shares_cpu);
         if dispatch.needs_supervisor() {
             self.wake();
         }
@@ -128,6 +134,7 @@ impl Inner {
         self.complete_as_guest(completions);
         match (any, brisk) {
             (true, _) => Look::Something,
+            (false, true) if beside => Look::Beside,
             (false, true) => Look::Nothing,
             (false, false) => Look::Hopeless,
         }

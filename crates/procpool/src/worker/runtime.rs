@@ -8,6 +8,7 @@ use std::thread;
 
 use procpool_sys::clock::{self, Counter};
 use procpool_sys::image::{Function, Image, SameBuild};
+use procpool_sys::limits::current_cpu;
 use procpool_sys::mapping::Mapping;
 use procpool_wire::block::{
     Block, Body, INLINE_WORDS_MAX, JobHeader, Phase, ResultHeader, Usage, WorkerEnd,
@@ -187,7 +188,8 @@ impl Running {
                 return Word::Look;
             }
             looks += 1;
-            if looks < LOOKS_ALONE {
+            let beside = current_cpu().is_some_and(|cpu| self.end.shares_cpu(cpu));
+            if looks < LOOKS_ALONE && !beside {
                 hint::spin_loop();
             } else {
                 thread::yield_now();
