@@ -68,6 +68,11 @@ impl Supervisor {
 
     /// Looks for results of the workers that have just had some, for as long as some keep coming.
     pub(super) fn spin(&mut self) {
+        if self.inner.settings.isolation == Isolation::FreshProcess {
+            // A worker that has had its job has no more results, and those that start need the processors.
+            while !self.hot.is_empty() && self.cool_down() {}
+            return;
+        }
         if self.hot.is_empty() && !self.inner.dispatch().crew_calls() {
             return;
         }

@@ -175,7 +175,8 @@ impl StderrReader {
             self.shared.taps()[*key] = None;
         }
         let _ = self.shared.epoll.delete(&tap.pipe.read);
-        let mut buffer = vec![0; READ_MAX];
+        // Most have nothing to say in the end, and to zero what a pipe holds would cost more than to ask.
+        let mut buffer = [0; TAIL_MAX];
         let mut last_words = Vec::new();
         while last_words.len() < LAST_WORDS_MAX {
             match tap.read(&mut buffer, &self.shared.inner) {

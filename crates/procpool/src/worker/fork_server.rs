@@ -22,6 +22,9 @@ use super::{EXIT_CANNOT_START, MainThread, Origin, Start, fail, give_up, initial
 /// What the names of fork servers begin with, for `ps`. The name of a worker must fit into the same memory.
 pub(crate) const NAME: &str = "procpool-fork-server";
 
+/// What the names of workers begin with.
+const WORKER_NAME: &str = "procpool-worker";
+
 /// Runs this process as a fork server to its end.
 pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> ! {
     // Without it an overflow is a SIGSEGV like any other, which is no reason not to work.
@@ -34,7 +37,7 @@ pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> !
         if setup.initializer.is_some() { MainThread::Used } else { MainThread::Unused };
     drop(setup);
     let forker = Forker::of_this_thread();
-    let title = Title::find();
+    let naming = Title::find().map(Naming::new);
     let block = Block::new(start.memory);
     channel.send(FrameKind::Ready, &[]);
     let mut births = 0;
@@ -52,7 +55,7 @@ pub(super) fn serve(start: Start, setup: Setup, mut channel: WorkerChannel) -> !
                 // The server's, of which this process has a copy.
                 channel.abandon();
                 mem::forget(block);
-                enter(descriptors, title, Origin::Forked(main_thread), born);
+                enter(descriptors, naming, Origin::Forked(main_thread), born);
             }
             Err(error) => Forked::Refused(error.raw_os_error().unwrap_or(0)),
         };
@@ -82,7 +85,7 @@ fn is_fit() -> Result<(), String> {
 /// In a new worker: what [`worker::enter`] does for one that was executed, as far as the server has not done it.
 ///
 /// Other descriptors stay open, unlike there: what the preload has opened, its values may use in the worker.
-fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>, origin: Origin, born: Birthplace) -> ! {
+fn enter(descriptors: Vec<OwnedFd>, naming: Option<Naming>, origin: Origin, born: Birthplace) -> ! {
     let mut descriptors = descriptors.into_iter();
     let (Some(control), Some(stderr)) = (descriptors.next(), descriptors.next()) else {
         std::process::exit(EXIT_CANNOT_START)
@@ -91,15 +94,31 @@ fn enter(descriptors: Vec<OwnedFd>, title: Option<Title>, origin: Origin, born: 
     drop(descriptors);
     let channel = fork_server::set_stderr(stderr).and_then(|()| WorkerChannel::new(control));
     match channel {
-        Ok(channel) => live(channel, origin, born, title),
+        Ok(channel) => live(channel, origin, born, naming),
         Err(error) => give_up(&format!("cannot become a worker: {error}")),
     }
 }
 
-/// Names a forked worker for `ps`: it has the server's arguments.
-pub(super) fn set_title(title: Title, slot: Option<u32>) {
-    let name = env::args_os().next().unwrap_or_default();
-    let of = name.to_string_lossy().strip_prefix(NAME).unwrap_or_default().to_owned();
-    let slot = slot.map_or_else(String::new, |slot| format!(" {slot}"));
-    title.set(&format!("procpool-worker{slot}{of}"));
+/// How forked workers get their names, for `ps`: they have the server's arguments. Made once by the server.
+pub(super) struct Naming {
+    title: Title,
+    /// A worker's without a slot.
+    name: String,
+}
+
+impl Naming {
+    fn new(title: Title) -> Naming {
+        let own = env::args_os().next().unwrap_or_default();
+        let own = own.to_string_lossy();
+        let of = own.strip_prefix(NAME).unwrap_or_default();
+        Naming { title, name: format!("{WORKER_NAME}{of}") }
+    }
+
+    pub(super) fn set(&self, slot: Option<u32>) {
+        let Some(slot) = slot else {
+            return self.title.set(&self.name);
+        };
+        let of = &self.name[WORKER_NAME.len()..];
+        self.title.set(&format!("{WORKER_NAME} {slot}{of}"));
+    }
 }

@@ -24,7 +24,6 @@ use std::thread;
 use procpool_sys::image::{Image, SameBuild};
 use procpool_sys::mapping::{self, Mapping};
 use procpool_sys::stack;
-use procpool_sys::title::Title;
 use procpool_sys::worker::{self, Birthplace};
 use procpool_wire::block::{BLOCK_WORDS, Block, Ticket};
 use procpool_wire::codec;
@@ -90,14 +89,19 @@ enum MainThread {
     Used,
 }
 
-/// From the setup on. A forked worker has a title to set, since its arguments are its fork server's.
-fn live(mut channel: WorkerChannel, origin: Origin, born: Birthplace, title: Option<Title>) -> ! {
+/// From the setup on. A forked worker gets a name, since its arguments are its fork server's.
+fn live(
+    mut channel: WorkerChannel,
+    origin: Origin,
+    born: Birthplace,
+    naming: Option<fork_server::Naming>,
+) -> ! {
     let (setup, fds) = match channel.receive_setup() {
         Ok(received) => received,
         Err(error) => give_up(&format!("no setup from the pool: {error}")),
     };
-    if let Some(title) = title {
-        fork_server::set_title(title, setup.slot);
+    if let Some(naming) = &naming {
+        naming.set(setup.slot);
     }
     match prepare(&setup, born, fds) {
         Ok(start) => match setup.role {
