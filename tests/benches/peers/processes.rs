@@ -19,6 +19,7 @@ use super::{ping, python, roles};
 const SPAWN: &str = "procpool";
 const SERVER: &str = "procpool, fork server";
 const TRUE_TO_ITS_END: &str = "`true`: fork, exec, exit";
+const ITSELF: &str = "this program: fork, exec, exit";
 const TRUE_BEGUN: &str = "`true`: fork and exec";
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -41,12 +42,14 @@ pub(crate) fn rows() -> Vec<Row> {
         .if_there(python, EXECUTOR, |effort| python::figure("start", "executor", effort))
         .if_there(python, MP_POOL, |effort| python::figure("start", "pool", effort))
         .contestant(TRUE_TO_ITS_END, true_to_its_end)
+        .contestant(ITSELF, itself_to_its_end)
         .target(SPAWN, 3.0, TRUE_TO_ITS_END);
     let kill = Row::new("kill", "SIGKILL of a worker, the slot's next result", Unit::Micros)
         .contestant(SPAWN, |effort| kill_to_result(StartMethod::Spawn, effort))
         .contestant(SERVER, |effort| kill_to_result(StartMethod::ForkServer, effort))
         .contestant(TRUE_BEGUN, true_begun)
         .contestant(TRUE_TO_ITS_END, true_to_its_end)
+        .contestant(ITSELF, itself_to_its_end)
         .target(SPAWN, 2.0, TRUE_TO_ITS_END)
         .limit(SERVER, 500.0);
     vec![fresh, start, kill]
@@ -183,6 +186,18 @@ fn true_to_its_end(effort: &Effort) -> f64 {
     median(effort.starts, || {
         let start = Instant::now();
         let status = spawn(&mut Command::new("true")).wait();
+        assert!(status.expect("the child can be waited for").success());
+        micros(start)
+    })
+}
+
+/// A worker that is spawned is this program, which is larger than `true`: what the system needs to execute it and to end it is in
+/// each figure of such workers.
+fn itself_to_its_end(effort: &Effort) -> f64 {
+    median(effort.starts, || {
+        let mut command = roles::command("nothing", &[]);
+        let start = Instant::now();
+        let status = spawn(&mut command).wait();
         assert!(status.expect("the child can be waited for").success());
         micros(start)
     })

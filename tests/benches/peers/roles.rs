@@ -30,6 +30,7 @@ pub(crate) fn read_figure(command: &mut Command) -> f64 {
 
 pub(crate) fn play(role: &str, arguments: &[&str]) {
     let figure = match (role, arguments) {
+        ("nothing", []) => return,
         ("pong", [cpu, wait]) => return ping::pong(cpu, wait),
         ("fork", [cpu, seconds]) => processes::fork_here(cpu, seconds),
         ("pending", [jobs]) => memory::pending_here(number(jobs)),
