@@ -174,10 +174,14 @@ impl Process {
     /// some thread's to take: until that one gets a processor the others go on. One that waits in the kernel for what
     /// does not come does not stop.
     pub fn stop(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        if pidfd::stop(self.pidfd()).is_err() {
-            return;
+        if pidfd::stop(self.pidfd()).is_ok() {
+            self.wait_still(patience);
         }
+    }
+
+    /// Looks until all threads of the process, which was sent SIGSTOP, stand still, at most for `patience`.
+    pub fn wait_still(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
         // With all of them stopped, or none left, there is something to say (`task_stopped_code` in the kernel).
         while matches!(news_of(&self.pidfd, libc::WSTOPPED | libc::WEXITED), Ok(None))
             && Instant::now() < deadline

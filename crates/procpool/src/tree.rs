@@ -137,12 +137,14 @@ impl Stopped {
     /// Stops `root`, which must adopt its orphans, and every process below it. Tries for so long at most; who cannot be
     /// stopped goes on, and so does what it starts later. Who was stopped already is not ours to continue.
     ///
-    /// From the top down: whoever is stopped starts no more, so a look that finds nobody new is the last.
-    pub(crate) fn from(root: u32, within: Duration) -> Stopped {
+    /// From the top down: whoever is stopped starts no more, so a look that finds nobody new is the last. `wait_still` waits
+    /// until the root has stopped, which it has not by having been sent the signal.
+    pub(crate) fn from(root: u32, within: Duration, wait_still: impl FnOnce()) -> Stopped {
         let deadline = clock::monotonic_ns().saturating_add(within.as_nanos() as u64);
         let mut stopped = Stopped::default();
         let mut seen = BTreeSet::new();
         stopped.stop(root, &mut seen, |_| true);
+        wait_still();
         loop {
             let before = seen.len();
             let mut parents = vec![root];

@@ -15,13 +15,17 @@ use crate::tree::Stopped;
 
 /// How long the supervisor goes on stopping what is below one worker. Trees of a few processes take a millisecond.
 const WALK_MAX: Duration = Duration::from_millis(250);
+/// How long it waits for a worker to stand still, so that nothing of its job runs once the pool is paused: as long as a busy
+/// machine may leave it without a processor.
+const STILL_MAX: Duration = Duration::from_millis(100);
 
 impl Worker {
     fn suspend(&mut self) {
         // One that is born as a pause begins is stopped at its birth and with the others: whom we have stopped ourselves must
         // not be taken for stopped by somebody else.
         if self.stopped.is_empty() {
-            self.stopped = Stopped::from(self.process.id(), WALK_MAX);
+            let wait_still = || self.process.wait_still(STILL_MAX);
+            self.stopped = Stopped::from(self.process.id(), WALK_MAX, wait_still);
         }
     }
 
