@@ -1,36 +1,37 @@
 //! The pool's end of one worker: the shared memory, the control channel, and the jobs that are there.
 
 mod attaching;
+mod burial;
+mod frames;
 mod pause;
+mod results;
+mod revoking;
 mod standing;
 
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use interprocess::os::unix::uds_local_socket::Stream;
-use procpool_sys::channel::{self, Received};
-use procpool_sys::limits::current_cpu;
 use procpool_sys::mapping::Mapping;
 use procpool_wire::block::{
-    BlackBox, Block, Body, Claim, Phase, PoolEnd, ResultHeader, TICKETS_MAX, Ticket,
+    BlackBox, Block, Body, Claim, PoolEnd, ResultHeader, TICKETS_MAX, Ticket,
 };
-use procpool_wire::elements::{self, Kind};
-use procpool_wire::frame::{self, Decoder, Frame, FrameKind};
+use procpool_wire::elements::Kind;
+use procpool_wire::frame::Decoder;
 
-use super::entry::{Completion, Entry, Next, Recorded, StopReason, Streamed};
-use crate::attachments::List;
-use crate::attachments::carrier::{AttachFrame, Carrier};
+use super::entry::{Entry, StopReason};
+use crate::attachments::carrier::Carrier;
 use crate::cell::JobCell;
-use crate::job_error::EndedBy;
 use crate::report::Progress;
-use crate::worker::leaked_of;
 
-use attaching::{Flushed, is_of_attachments};
+pub(crate) use burial::Fate;
+pub(crate) use frames::Link;
+use frames::Outgoing;
 use pause::Paused;
+pub(crate) use results::Harvest;
 use standing::AtHand;
 
 /// How much work a worker shall have in its hands: long beside the time until the supervisor looks
@@ -40,10 +41,6 @@ const WINDOW_NS: u64 = 500_000;
 const LONG_JOB_NS: u64 = 10_000_000;
 /// What is assumed of the first job.
 const AVERAGE_FIRST_NS: u64 = WINDOW_NS;
-/// Weight of the last job in the running average: 1/8.
-const AVERAGE_SHIFT: u32 = 3;
-/// Records read before others get their turn.
-const RECORDS_AT_ONCE: usize = 256;
 
 /// The detail of a death for which something else can hardly be the cause.
 const SCRIBBLED: &str = "the worker scribbled over the shared memory";
@@ -65,13 +62,6 @@ enum Delivery {
     Once,
     /// The memory that they are in did not arrive, so they came over the socket as well.
     Twice,
-}
-
-/// Bytes that wait to be written to the control channel.
-enum Outgoing {
-    Frame(Vec<u8>, usize),
-    Payload(Arc<Streamed>, usize),
-    Attach(AttachFrame),
 }
 
 /// Whether new jobs may be sent.
@@ -114,45 +104,6 @@ pub(crate) struct PoolChannel {
     /// How the worker broke the rules.
     pub(crate) fault: Option<String>,
     body: Vec<u8>,
-}
-
-/// What reading from a worker has brought.
-#[derive(Default)]
-pub(crate) struct Harvest {
-    pub(crate) completions: Vec<Completion>,
-    pub(crate) requeue: Vec<Entry>,
-    /// The job that was asked to stop has returned.
-    pub(crate) returned: bool,
-    /// More is waiting.
-    pub(crate) more: bool,
-    /// Anything came at all.
-    pub(crate) any: bool,
-}
-
-impl Harvest {
-    /// Hands over the jobs that have ended, in most cases all at once.
-    pub(crate) fn move_completions(self, to: &mut Vec<Completion>) {
-        if to.is_empty() {
-            *to = self.completions;
-        } else {
-            to.extend(self.completions);
-        }
-    }
-
-    fn take(&mut self, next: Next) {
-        match next {
-            Next::Complete(completion) => self.completions.push(completion),
-            // A job that has come back has killed nobody, so there is no retry among these.
-            Next::Requeue(entry) | Next::Retry(entry) => self.requeue.push(entry),
-        }
-    }
-}
-
-/// What the end of a control channel means.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Link {
-    Open,
-    Closed,
 }
 
 impl PoolChannel {
@@ -278,298 +229,6 @@ impl PoolChannel {
         Ok(ticket)
     }
 
-    /// Wakes the worker if it sleeps and has been sent something.
-    pub(crate) fn wake(&mut self) {
-        if self.end.must_wake_for_jobs() {
-            self.ring_bell();
-        }
-        self.flush();
-    }
-
-    /// Wakes the worker if it waits for room for its results.
-    pub(crate) fn wake_for_room(&mut self) {
-        if self.end.must_wake_for_room() {
-            self.ring_bell();
-        }
-        self.flush();
-    }
-
-    fn ring_bell(&mut self) {
-        if self.outgoing.is_empty() {
-            self.outgoing.push_back(Outgoing::Frame(frame::header(FrameKind::Bell, 0).to_vec(), 0));
-        }
-    }
-
-    /// Queues a frame.
-    pub(crate) fn send_frame(&mut self, kind: FrameKind) {
-        self.outgoing.push_back(Outgoing::Frame(frame::header(kind, 0).to_vec(), 0));
-        self.flush();
-    }
-
-    /// Sends the first frame, with the descriptor of the shared memory beside it, and of the standard
-    /// output that the worker shall have if it was started without.
-    pub(crate) fn send_setup(&mut self, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.send_frame_with(FrameKind::Setup, body, fds)
-    }
-
-    /// Sends a frame with descriptors beside its first byte.
-    pub(crate) fn send_frame_with(
-        &mut self,
-        kind: FrameKind,
-        body: &[u8],
-        fds: &[BorrowedFd<'_>],
-    ) -> io::Result<()> {
-        let bytes = frame::frame(kind, body);
-        let sent = channel::send_with_fds(self.stream.as_fd(), &bytes, fds)?;
-        self.outgoing.push_back(Outgoing::Frame(bytes, sent));
-        self.flush();
-        Ok(())
-    }
-
-    /// Writes what can be written now.
-    pub(crate) fn flush(&mut self) {
-        while let Some(outgoing) = self.outgoing.front_mut() {
-            let (bytes, at) = match outgoing {
-                Outgoing::Frame(bytes, at) => (bytes.as_slice(), at),
-                Outgoing::Payload(streamed, at) => (streamed.bytes(), at),
-                Outgoing::Attach(_) => match self.flush_attach() {
-                    Flushed::On => continue,
-                    Flushed::Full => return,
-                },
-            };
-            if *at == bytes.len() {
-                self.outgoing.pop_front();
-                continue;
-            }
-            match channel::send_now(&self.stream, &bytes[*at..]) {
-                Ok(written) => *at += written,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The worker is gone; its pidfd tells the rest.
-                Err(_) => self.outgoing.clear(),
-            }
-        }
-    }
-
-    /// True if something waits for room in the control channel.
-    pub(crate) fn wants_to_write(&self) -> bool {
-        !self.outgoing.is_empty()
-    }
-
-    /// Asks for a bell with the next result, or not.
-    pub(crate) fn want_bell(&self, want: bool) {
-        self.end.want_bell(want);
-    }
-
-    /// True if the worker was last on the CPU of this thread, which looks for its results.
-    pub(crate) fn shares_cpu(&mut self) -> bool {
-        current_cpu().is_some_and(|cpu| self.end.shares_cpu(cpu))
-    }
-
-    /// Reads frames until none is there. The kinds that concern the worker's start are handed to `start`.
-    pub(crate) fn read_frames(
-        &mut self,
-        buffer: &mut [u8],
-        harvest: &mut Harvest,
-        mut start: impl FnMut(Frame),
-    ) -> Link {
-        loop {
-            let mut bytes = match channel::receive_with_fds(self.stream.as_fd(), buffer) {
-                Ok(Received { len: 0, .. }) => return Link::Closed,
-                Ok(Received { len, fds, fds_lost }) => {
-                    self.carrier.take_descriptors(fds, fds_lost);
-                    &buffer[..len]
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Link::Open,
-                Err(_) => return Link::Closed,
-            };
-            while !bytes.is_empty() && self.fault.is_none() {
-                match self.decoder.feed(&mut bytes) {
-                    Ok(None) => {}
-                    Ok(Some(Frame { kind: FrameKind::Bell, .. })) => {}
-                    Ok(Some(Frame { kind: FrameKind::Payload, body })) => {
-                        self.take_payload(body, harvest)
-                    }
-                    Ok(Some(frame)) if is_of_attachments(frame.kind) => {
-                        self.take_attachments(&frame)
-                    }
-                    Ok(Some(frame)) => start(frame),
-                    Err(fault) => self.set_fault(&fault.to_string()),
-                }
-            }
-            self.check_descriptors();
-            if self.fault.is_some() {
-                return Link::Open;
-            }
-        }
-    }
-
-    fn take_payload(&mut self, body: Vec<u8>, harvest: &mut Harvest) {
-        // The announcement precedes the payload in the shared memory, and may not have been read yet.
-        while self.awaiting.is_none() && self.fault.is_none() {
-            self.read_results(harvest);
-            if !harvest.more {
-                break;
-            }
-        }
-        match self.awaiting.take() {
-            Some((header, kind, len)) if len == body.len() as u64 => {
-                let attachments = self.attachments_of(&header);
-                harvest.any = true;
-                self.take_record(&header, Recorded::Streamed(kind, body), attachments, harvest);
-            }
-            _ => self.set_fault("the worker sent a payload that it had not announced"),
-        }
-    }
-
-    /// Reads results from the shared memory, up to a batch.
-    pub(crate) fn read_results(&mut self, harvest: &mut Harvest) {
-        self.read_some_results(harvest, RECORDS_AT_ONCE);
-    }
-
-    /// The same, up to so many.
-    pub(crate) fn read_some_results(&mut self, harvest: &mut Harvest, records: usize) {
-        for _ in 0..records {
-            if self.awaiting.is_some() || self.fault.is_some() {
-                harvest.more = false;
-                return;
-            }
-            let mut body = std::mem::take(&mut self.body);
-            body.clear();
-            let next = self.end.next_results(&mut body);
-            match next {
-                Ok(None) => {
-                    self.body = body;
-                    harvest.more = false;
-                    return;
-                }
-                Ok(Some((header, Body::Inline))) => {
-                    harvest.any = true;
-                    self.take_record(&header, Recorded::Elements(&body), None, harvest);
-                }
-                Ok(Some((header, Body::Streamed(len)))) => {
-                    harvest.any = true;
-                    let word = body.first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
-                    match elements::parse_header(word) {
-                        Some((kind, _)) => self.awaiting = Some((header, kind, len)),
-                        None => self.set_fault(SCRIBBLED),
-                    }
-                }
-                Err(_corrupt) => self.set_fault(SCRIBBLED),
-            }
-            self.body = body;
-        }
-        harvest.more = true;
-    }
-
-    fn take_record(
-        &mut self,
-        header: &ResultHeader,
-        recorded: Recorded<'_>,
-        attachments: Option<List>,
-        harvest: &mut Harvest,
-    ) {
-        let index = header.ticket.index as usize;
-        let claimed = self.end.block().claim(header.ticket) == Some(Claim::Claimed);
-        let slot = self.sent.get_mut(index);
-        let Some(sent) =
-            slot.and_then(Option::as_mut).filter(|sent| claimed && sent.ticket == header.ticket)
-        else {
-            return self.set_fault("the worker sent a result for a job that it had not started");
-        };
-        let entry = &mut sent.entry;
-        let ends = header.count == entry.remaining();
-        if header.first != entry.done() || header.count > entry.remaining() || header.last && !ends
-        {
-            return self.set_fault("the worker sent results out of order");
-        }
-        let elements = u64::from(header.count.max(1));
-        let each = (header.ran_ns / elements).saturating_mul(u64::from(entry.remaining().max(1)));
-        // The first ones count for as much as those to come would: nothing was known before them.
-        let shift = self.measured.min(AVERAGE_SHIFT);
-        self.measured = shift + 1;
-        self.average_ns = self.average_ns - (self.average_ns >> shift) + (each >> shift);
-        self.at_hand = AtHand::Usual;
-        if header.leaving {
-            self.intake = Intake::Leaving;
-        }
-        let leaked = header.leaked.then(|| self.end.block().leak(header.ticket)).flatten();
-        let leaked = leaked.map(|bytes| Box::new(leaked_of(&bytes)));
-        // The usual case, without a copy in between.
-        if entry.is_single() && header.count == 1 && sent.stopping.is_none() {
-            let report = entry.report(self.pid, self.slot, header, leaked);
-            let sent = self.remove(index);
-            return match sent.entry.complete_single(recorded, attachments, report) {
-                Some(completion) => harvest.completions.push(completion),
-                None => self.set_fault(SCRIBBLED),
-            };
-        }
-        entry.note_run(self.pid, self.slot, header, leaked);
-        match recorded.elements() {
-            Some(elements) => self.take_elements(index, header, &elements, attachments, harvest),
-            None => self.set_fault("no memory for the worker's result"),
-        }
-    }
-
-    fn take_elements(
-        &mut self,
-        index: usize,
-        header: &ResultHeader,
-        recorded: &[u8],
-        attachments: Option<List>,
-        harvest: &mut Harvest,
-    ) {
-        let sent = self.sent[index].as_mut().expect("the caller has looked at this job");
-        match sent.stopping {
-            None => {
-                if !sent.entry.record(header.count, recorded, attachments) {
-                    return self.set_fault(SCRIBBLED);
-                }
-                if header.last {
-                    let sent = self.remove(index);
-                    harvest.take(sent.entry.next());
-                }
-            }
-            Some(reason) if header.last || header.given_back => {
-                self.take_stopped(index, header, recorded, reason, harvest);
-            }
-            // It has not seen the request yet.
-            Some(_) => {
-                if !sent.entry.record(header.count, recorded, attachments) {
-                    self.set_fault(SCRIBBLED);
-                }
-            }
-        }
-    }
-
-    /// The last record of a job that was asked to stop: the last element in it is the one that was asked.
-    fn take_stopped(
-        &mut self,
-        index: usize,
-        header: &ResultHeader,
-        recorded: &[u8],
-        reason: StopReason,
-        harvest: &mut Harvest,
-    ) {
-        let sent = self.sent[index].as_mut().expect("the caller has looked at this job");
-        let before = header.count.saturating_sub(1);
-        let Some(rest) = elements::skip(recorded, before as usize) else {
-            return self.set_fault(SCRIBBLED);
-        };
-        if before > 0 && !sent.entry.record(before, &recorded[..recorded.len() - rest.len()], None)
-        {
-            return self.set_fault(SCRIBBLED);
-        }
-        harvest.returned = true;
-        let entry = self.remove(index).entry;
-        harvest.take(match header.count {
-            // The request came between two elements.
-            0 => entry.stopped_between(reason),
-            _ => entry.stopped(reason, EndedBy::Itself),
-        });
-    }
-
     /// Takes a job off the books.
     fn remove(&mut self, index: usize) -> Sent {
         let sent = self.sent[index].take().expect("the caller has looked at this job");
@@ -593,59 +252,6 @@ impl PoolChannel {
 
     fn set_fault(&mut self, fault: &str) {
         self.fault.get_or_insert_with(|| fault.to_owned());
-    }
-
-    /// Takes back the job of a ticket, if the worker has not started it.
-    pub(crate) fn revoke(&mut self, ticket: Ticket) -> Option<Entry> {
-        let sent = self.sent.get(ticket.index as usize)?.as_ref()?;
-        if sent.ticket != ticket || !self.end.revoke(ticket) {
-            return None;
-        }
-        let sent = self.remove(ticket.index as usize);
-        // It was not one of this worker's jobs after all.
-        self.jobs_done -= 1;
-        if let Some(quota) = &mut self.quota {
-            *quota += 1;
-        }
-        Some(sent.entry)
-    }
-
-    /// Takes back up to `count` jobs that the worker has not started, the last ones first.
-    pub(crate) fn revoke_last(&mut self, count: usize) -> Vec<Entry> {
-        let tickets: Vec<Ticket> = self.order.iter().rev().copied().collect();
-        tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).take(count).collect()
-    }
-
-    /// Takes back the jobs of lower priority that the worker has not started.
-    pub(crate) fn revoke_below(&mut self, priority: i32) -> Vec<Entry> {
-        let lower = |ticket: &Ticket| {
-            self.sent[ticket.index as usize]
-                .as_ref()
-                .is_some_and(|sent| sent.ticket == *ticket && sent.entry.cell.priority < priority)
-        };
-        let tickets: Vec<Ticket> = self.order.iter().copied().filter(lower).collect();
-        tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).collect()
-    }
-
-    /// The jobs behind the worker's first, which counts as started: it is, or will be in microseconds.
-    fn behind(&self) -> impl Iterator<Item = &Sent> {
-        let in_order = self.order.iter().filter_map(|ticket| {
-            let sent = self.sent[ticket.index as usize].as_ref()?;
-            (sent.ticket == *ticket).then_some(sent)
-        });
-        in_order.skip(1).filter(|sent| self.claim(sent.ticket) == Some(Claim::Sent))
-    }
-
-    /// The highest priority among the jobs that wait behind another one.
-    pub(crate) fn highest_behind(&self) -> Option<i32> {
-        self.behind().map(|sent| sent.entry.cell.priority).max()
-    }
-
-    /// Takes back the jobs of higher priority that wait behind another one.
-    pub(crate) fn revoke_above(&mut self, priority: i32) -> Vec<Entry> {
-        let higher = |sent: &&Sent| sent.entry.cell.priority > priority;
-        let tickets: Vec<Ticket> = self.behind().filter(higher).map(|sent| sent.ticket).collect();
-        tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).collect()
     }
 
     /// The job of a ticket.
@@ -724,70 +330,4 @@ impl PoolChannel {
     pub(crate) fn fatal_panic(&self, ticket: Ticket) -> Option<Vec<u8>> {
         self.end.block().fatal_panic(ticket)
     }
-
-    /// After the worker's death, with every published result read: takes up what it had finished but
-    /// not published, and gives up all its jobs, in the order in which they were sent. With each, what
-    /// became of it.
-    pub(crate) fn bury(mut self) -> Vec<(Entry, Ticket, Fate)> {
-        let black_box = self.end.block().black_box();
-        let mut recovered = Vec::new();
-        let count = if self.awaiting.is_none() { self.end.recover(&mut recovered) } else { 0 };
-        let mut fates = Vec::new();
-        let order: Vec<Ticket> = self.order.iter().copied().collect();
-        for ticket in order {
-            let Some(sent) = self.sent[ticket.index as usize].take_if(|sent| sent.ticket == ticket)
-            else {
-                continue;
-            };
-            let Sent { mut entry, stopping, .. } = sent;
-            if self.end.revoke(ticket) {
-                fates.push((entry, ticket, Fate::NotStarted));
-                continue;
-            }
-            let current = black_box.ticket == ticket;
-            if current && count > 0 {
-                let header = ResultHeader {
-                    ticket,
-                    first: entry.done(),
-                    count,
-                    started_ns: black_box.started_ns,
-                    ran_ns: 0,
-                    last: false,
-                    given_back: false,
-                    leaked: false,
-                    leaving: false,
-                    usage: None,
-                };
-                // What does not fit the job is not recovered; the worker may have scribbled anything.
-                if entry.record(count, &recovered, None) {
-                    entry.note_run(self.pid, self.slot, &header, None);
-                }
-            }
-            let fate = if entry.remaining() == 0 {
-                Fate::Finished
-            } else if current && entry.done() > 0 && between_elements(&black_box, &entry) {
-                // Elements were run, and the next one was not begun: nobody is to blame.
-                Fate::NotStarted
-            } else {
-                Fate::Culprit { black_box, stopping }
-            };
-            fates.push((entry, ticket, fate));
-        }
-        fates
-    }
-}
-
-/// True if the element after the last one with an outcome was not begun.
-fn between_elements(black_box: &BlackBox, entry: &Entry) -> bool {
-    black_box.element + 1 == entry.done() && matches!(black_box.phase, Phase::Send | Phase::Drop)
-}
-
-/// What became of a job whose worker has died.
-pub(crate) enum Fate {
-    /// It can run elsewhere.
-    NotStarted,
-    /// All its elements have outcomes.
-    Finished,
-    /// It was running.
-    Culprit { black_box: BlackBox, stopping: Option<StopReason> },
 }

@@ -2,20 +2,21 @@
 //! the supervisor take in turns, each for a short time; nothing of the user's runs under it.
 
 mod crew;
+mod giving;
 mod pause;
+mod place;
 mod residents;
+mod results;
 mod stop;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use procpool_sys::clock;
-use procpool_wire::block::{Claim, TICKETS_MAX, Ticket};
-use smallvec::SmallVec;
+use procpool_wire::block::{Claim, Ticket};
 
-use super::channel::{Harvest, Intake, PoolChannel};
-use super::entry::{Completion, Entry, Next};
+use super::channel::PoolChannel;
+use super::entry::Entry;
 use super::index_set::IndexSet;
 use super::machine::Manner;
 use super::nanoseconds;
@@ -30,6 +31,7 @@ use crate::report::{Progress, Stats};
 use crew::{Crew, Watch};
 pub(crate) use crew::{Member, SHORT_NS};
 pub(crate) use pause::Pace;
+use place::Place;
 
 /// Whether jobs are accepted.
 #[derive(Debug, Clone)]
@@ -122,47 +124,6 @@ pub(crate) struct Dispatch {
     /// Threads that wait until all workers are ready.
     pub(crate) warming: usize,
 }
-
-/// The place of a job, as its cell notes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Nowhere,
-    /// In the queue, with this number.
-    Queued(u64),
-    /// At the worker of this slot, with this index in the claim table.
-    Sent(usize, u32),
-    /// Taken off the books before it started: its cell is about to be told, or has been.
-    Cancelled,
-}
-
-const PLACE_TAG: u32 = 62;
-const PLACE_SLOT: u32 = 32;
-
-impl Place {
-    fn of(cell: &JobCell) -> Place {
-        let word = cell.place.load(Ordering::Relaxed);
-        let rest = word & ((1 << PLACE_TAG) - 1);
-        match word >> PLACE_TAG {
-            1 => Place::Queued(rest),
-            2 => Place::Sent((rest >> PLACE_SLOT) as usize, rest as u32),
-            3 => Place::Cancelled,
-            _ => Place::Nowhere,
-        }
-    }
-
-    fn note(self, cell: &JobCell) {
-        let word = match self {
-            Place::Nowhere => 0,
-            Place::Queued(sequence) => 1 << PLACE_TAG | sequence,
-            Place::Sent(slot, index) => {
-                2 << PLACE_TAG | (slot as u64) << PLACE_SLOT | u64::from(index)
-            }
-            Place::Cancelled => 3 << PLACE_TAG,
-        };
-        cell.place.store(word, Ordering::Relaxed);
-    }
-}
-
 impl Dispatch {
     pub(crate) fn new(workers: usize) -> Dispatch {
         Dispatch {
@@ -386,217 +347,6 @@ impl Dispatch {
         matches!(self.residents[slot], Some(Resident { state: ResidentState::Serving, .. }))
     }
 
-    // ---- giving out ------------------------------------------------------------------------------
-
-    /// Tops workers up from the queue, and moves jobs from behind others to workers that are idle.
-    pub(crate) fn pump(&mut self) {
-        if self.pace != Pace::Going {
-            return;
-        }
-        if self.queue.is_empty() {
-            self.steal();
-        }
-        // Until all workers are up, those that are get one job at a time.
-        let house_is_full = self.serving == self.channels.len();
-        while let Some(priority) = self.queue.first_priority() {
-            if self.crew_suffices(priority) {
-                return self.fill_crew();
-            }
-            let Some(slot) = self.idle.first() else { break };
-            if !self.send_next(slot, 1) {
-                break;
-            }
-        }
-        if !house_is_full || self.queue.is_empty() {
-            return;
-        }
-        // Each gets its share: all to the first would only have to be taken back again.
-        let share = self.queue.len().div_ceil(self.serving.max(1));
-        for slot in 0..self.channels.len() {
-            let room = self.channels[slot].as_ref().map_or(0, PoolChannel::room);
-            if room > 0 && self.is_serving(slot) && !self.send_next(slot, room.min(share)) {
-                continue;
-            }
-        }
-    }
-
-    /// As the end of [`pump`](Self::pump) for those that are awake.
-    fn fill_crew(&mut self) {
-        let share = self.queue.len().div_ceil(self.brisk.len().max(1));
-        let slots: SmallVec<[usize; 8]> = self.brisk.iter().collect();
-        for slot in slots {
-            let room = self.channels[slot].as_ref().map_or(0, PoolChannel::room);
-            if room > 0 {
-                self.send_next(slot, room.min(share));
-            }
-        }
-    }
-
-    /// As [`pump`](Self::pump) after results of one worker: the others have what they had.
-    pub(super) fn top_up(&mut self, slot: usize) {
-        if !self.idle.is_empty() || self.serving < self.channels.len() {
-            if self.queue.is_empty() && self.sent <= self.busy.len() {
-                return;
-            }
-            return self.pump();
-        }
-        let room = self.channels[slot].as_ref().map_or(0, PoolChannel::room);
-        let going = self.pace == Pace::Going && self.is_serving(slot);
-        if room > 0 && going && !self.queue.is_empty() {
-            let share = self.queue.len().div_ceil(self.serving);
-            self.send_next(slot, room.min(share));
-        }
-    }
-
-    /// Sends up to `count` jobs from the queue. False if the worker could not take one.
-    fn send_next(&mut self, slot: usize, count: usize) -> bool {
-        for _ in 0..count {
-            let Some(priority) = self.queue.first_priority() else {
-                break;
-            };
-            if !self.may_send(priority) {
-                self.wake(slot);
-                return false;
-            }
-            let Some(entry) = self.queue.pop() else { break };
-            if let Err(entry) = self.send(slot, entry) {
-                self.enqueue(entry);
-                self.idle.remove(slot);
-                self.wake(slot);
-                return false;
-            }
-        }
-        self.wake(slot);
-        true
-    }
-
-    /// A short job never waits behind a long one while a worker is idle.
-    fn steal(&mut self) {
-        let busy = self.serving - self.idle.len();
-        if self.idle.is_empty() || self.sent <= busy {
-            return;
-        }
-        if self.lowest_sent == self.highest_sent && self.crew_suffices(self.lowest_sent) {
-            return;
-        }
-        let crowded = self
-            .busy
-            .iter()
-            .max_by_key(|slot| self.channels[*slot].as_ref().map_or(0, PoolChannel::in_flight));
-        if let Some(slot) = crowded
-            && !self.is_worth_waiting(slot)
-            && let Some(channel) = &mut self.channels[slot]
-        {
-            let behind = channel.in_flight().saturating_sub(1);
-            let revoked = channel.revoke_last(behind.div_ceil(2).max(self.idle.len().min(behind)));
-            self.take_back(slot, revoked);
-        }
-    }
-
-    // ---- results ---------------------------------------------------------------------------------
-
-    /// Lets `read` read from the worker of a slot, and books what came of it.
-    pub(crate) fn harvest(
-        &mut self,
-        slot: usize,
-        read: impl FnOnce(&mut PoolChannel, &mut Harvest),
-    ) -> Harvest {
-        let mut harvest = Harvest::default();
-        let Some(channel) = &mut self.channels[slot] else {
-            return harvest;
-        };
-        let before = channel.in_flight();
-        read(channel, &mut harvest);
-        self.sent -= before - channel.in_flight();
-        if harvest.any {
-            channel.wake_for_room();
-        }
-        self.writing |= channel.wants_to_write();
-        if channel.intake == Intake::Leaving && channel.in_flight() > 0 {
-            // The worker starts none of the others any more.
-            let revoked = channel.revoke_last(usize::MAX);
-            self.take_back(slot, revoked);
-        }
-        for completion in &harvest.completions {
-            self.count(completion);
-        }
-        for entry in std::mem::take(&mut harvest.requeue) {
-            if let Some(completion) = self.requeue(entry) {
-                harvest.completions.push(completion);
-            }
-        }
-        if harvest.returned {
-            self.requests.push(Request::Returned(slot));
-        }
-        if self.channels[slot].as_ref().is_some_and(|channel| channel.fault.is_some()) {
-            self.requests.push(Request::Faulty(slot));
-        }
-        self.note_idle(slot);
-        harvest
-    }
-
-    fn count(&mut self, completion: &Completion) {
-        let place = match completion.ended.error() {
-            Some(JobError::Cancelled { started: false }) => Place::Cancelled,
-            _ => Place::Nowhere,
-        };
-        place.note(&completion.cell);
-        if completion.ended.is_cancelled() {
-            self.stats.cancelled += 1;
-        } else if completion.ended.is_failed() {
-            self.stats.failed += 1;
-        } else {
-            self.stats.finished += 1;
-        }
-    }
-
-    /// Puts back a job that left its worker; ends it if the pool is not going to run it.
-    fn requeue(&mut self, entry: Entry) -> Option<Completion> {
-        match self.refusal() {
-            Some(error) => Some(self.end(entry, &error)),
-            None => {
-                self.enqueue(entry);
-                None
-            }
-        }
-    }
-
-    /// Lets a job wait before it is tried again; ends it if the pool is not going to run it.
-    fn retry(&mut self, entry: Entry, now: u64) -> Option<Completion> {
-        let retry = entry.attempt() - 1;
-        let wait = self.retries.backoff.wait_ns(entry.cell.id.number(), retry);
-        if self.refusal().is_some() {
-            return self.requeue(entry);
-        }
-        let (job, attempt) = (entry.cell.id, entry.attempt());
-        self.notes.push(Event::JobRetry { job, attempt, wait: Duration::from_nanos(wait) });
-        Place::Queued(entry.sequence()).note(&entry.cell);
-        self.retries.insert(entry.sequence(), now.saturating_add(wait), entry);
-        None
-    }
-
-    /// Queues the jobs whose wait is over.
-    pub(crate) fn queue_retries(&mut self, now: u64) {
-        while let Some(entry) = self.retries.pop_due(now) {
-            self.enqueue(entry);
-        }
-    }
-
-    /// How jobs end that come back to a pool which is not going to run them.
-    fn refusal(&self) -> Option<JobError> {
-        match &self.admission {
-            Admission::Broken(error) => Some(JobError::Broken(error.clone())),
-            _ if self.discard => Some(JobError::Cancelled { started: false }),
-            _ => None,
-        }
-    }
-
-    fn end(&mut self, entry: Entry, error: &JobError) -> Completion {
-        let completion = entry.fail_rest(error);
-        self.count(&completion);
-        completion
-    }
-
     // ---- questions and orders about one job ----------------------------------------------------
 
     fn ticket_of(&self, cell: &Arc<JobCell>) -> Option<(usize, Ticket)> {
@@ -617,18 +367,6 @@ impl Dispatch {
     pub(crate) fn progress(&self, cell: &Arc<JobCell>) -> Option<Progress> {
         let (slot, ticket) = self.ticket_of(cell)?;
         self.channels[slot].as_ref()?.progress(ticket)
-    }
-
-    /// Books what became of a dead worker's job.
-    pub(crate) fn settle(&mut self, next: Next, now: u64) -> Option<Completion> {
-        match next {
-            Next::Complete(completion) => {
-                self.count(&completion);
-                Some(completion)
-            }
-            Next::Requeue(entry) => self.requeue(entry),
-            Next::Retry(entry) => self.retry(entry, now),
-        }
     }
 
     /// True if no job is waiting or at a worker.
@@ -678,9 +416,6 @@ impl Dispatch {
         self.channels[slot].as_mut()
     }
 }
-
-/// More jobs than this are never at one worker; a place in a cell has room for the number.
-const _: () = assert!(TICKETS_MAX < 1 << PLACE_SLOT);
 
 #[cfg(test)]
 mod tests;

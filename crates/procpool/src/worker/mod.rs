@@ -2,8 +2,8 @@
 //!
 //! The main thread sets the process up and then waits for the host's death; a second thread, with the
 //! stack that the pool asks for, runs the jobs. A process for one job gets by with the main thread, where it can.
-//! [`runtime`] is the loop and the trampolines, [`hook`] catches what panics say, [`channel`] is the worker's end of
-//! the control channel, [`fork_server`] the process that workers are forked off. Nothing here knows pools or futures.
+//! [`runtime`] is the loop, [`trampolines`] know the types of functions, [`hook`] catches what panics say, [`channel`] is the
+//! worker's end of the control channel, [`fork_server`] the process that workers are forked off. Nothing here knows pools or futures.
 
 mod channel;
 mod contained;
@@ -12,6 +12,7 @@ mod fork_server;
 mod hook;
 mod limits;
 mod runtime;
+mod trampolines;
 mod upkeep;
 
 use std::env;
@@ -34,7 +35,7 @@ use crate::{init, nesting};
 use channel::WorkerChannel;
 pub(crate) use fault::{leaked_of, panic_of, recorded_error};
 pub(crate) use fork_server::NAME as FORK_SERVER_NAME;
-pub(crate) use runtime::{Initializing, run_function, run_initializer, run_json};
+pub(crate) use trampolines::{Initializing, run_function, run_initializer, run_json};
 
 /// The exit code of a worker that could not even say why it cannot start.
 const EXIT_CANNOT_START: i32 = 70;

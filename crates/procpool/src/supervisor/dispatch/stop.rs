@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use procpool_wire::block::Ticket;
 
-use super::{Admission, Dispatch, Pace, Place, Request};
+use super::place::Place;
+use super::{Admission, Dispatch, Pace, Request};
 use crate::Error;
 use crate::cell::JobCell;
 use crate::events::{Event, StopCause};

@@ -10,7 +10,7 @@ use procpool_wire::elements::{self, Kind};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::entry::{Limits, Payload, WireTarget};
+use super::super::entry::{Completion, Limits, Payload, WireTarget};
 use super::super::obituary::{End, Obituary};
 use super::super::retry::Backoff;
 use super::super::slot::Slot;
