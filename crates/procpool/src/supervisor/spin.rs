@@ -19,8 +19,8 @@ pub(super) const SPIN_NS: u64 = 20_000;
 pub(super) const NAP: Duration = Duration::from_micros(50);
 /// How long it naps for results of jobs that should take less than this, if none come.
 const CROWD_QUIET_NS: u64 = 1_000_000;
-/// Naps in a row before it looks at everything all the same: those who help look at one worker after another, and
-/// some have long to wait for their turn.
+/// After so many naps it looks at all workers once, all the same: those who help look at one after another, and some have
+/// long to wait for their turn.
 const NAPS_MAX: u32 = 4;
 /// For how long it looks without sleeping for a worker that it has asked the fork server for and that a job waits for: about
 /// how long one takes to be ready. Of two wake-ups, at its birth and then, each costs a tenth of that.
@@ -81,17 +81,21 @@ impl Supervisor {
         let mut called = self.hot.is_empty();
         while (!self.hot.is_empty() || called) && self.course != Course::Finished {
             self.look_after_crew();
-            if self.is_helped() && naps < NAPS_MAX {
+            if self.is_helped() {
                 // Whoever helps is quicker without us. If nobody does any more, results wait for a nap.
+                if naps == NAPS_MAX {
+                    naps = 0;
+                    self.harvest_hot();
+                    self.turn(EpollTimeout::ZERO);
+                    self.let_idle_go();
+                }
                 naps += 1;
                 if self.inner.wake.nap(NAP) {
                     self.turn(EpollTimeout::ZERO);
                 }
                 continue;
             }
-            let hot = std::mem::take(&mut self.hot);
-            let found = self.harvest(&hot);
-            self.hot = hot;
+            let found = self.harvest_hot();
             let now = clock::monotonic_ns();
             let napped = std::mem::take(&mut naps) > 0;
             if napped {
@@ -158,6 +162,13 @@ impl Supervisor {
             self.hot = hot;
         }
         !quiet
+    }
+
+    fn harvest_hot(&mut self) -> Found {
+        let hot = std::mem::take(&mut self.hot);
+        let found = self.harvest(&hot);
+        self.hot = hot;
+        found
     }
 
     fn harvest(&mut self, slots: &[usize]) -> Found {
