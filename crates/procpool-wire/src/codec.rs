@@ -118,6 +118,12 @@ impl io::Write for Bounded<'_> {
         Ok(bytes.len())
     }
 
+    /// All is written at once; the provided method would look each time whether it was.
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write(bytes).map(drop)
+    }
+
     #[inline]
     fn flush(&mut self) -> io::Result<()> {
         Ok(())

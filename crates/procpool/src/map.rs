@@ -63,6 +63,8 @@ pub struct Map<'p, A, R, I> {
     ready: Outcomes,
     /// Elements pulled from the input and not yet returned.
     outstanding: usize,
+    /// With more of them than this there was no room for a chunk when that was last looked at.
+    outstanding_max: usize,
     automatic_chunk: usize,
 }
 
@@ -110,6 +112,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
             group: Arc::default(),
             ready: Outcomes::default(),
             outstanding: 0,
+            outstanding_max: usize::MAX,
             automatic_chunk: 1,
         }
     }
@@ -187,7 +190,8 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
                 .saturating_mul(self.backend.workers())
                 .saturating_mul(chunk);
             let buffer = self.buffer.unwrap_or(ahead.max(BUFFER_MIN));
-            if self.outstanding + chunk > buffer {
+            self.outstanding_max = buffer - chunk;
+            if self.outstanding > self.outstanding_max {
                 return;
             }
             let mut arguments = Vec::new();
@@ -291,6 +295,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
             let wanted = (CHUNK_TARGET.as_nanos() / element.max(1)) as usize;
             let most = CHUNK_MAX.min(self.automatic_chunk * CHUNK_GROWTH);
             self.automatic_chunk = wanted.clamp(1, most);
+            self.outstanding_max = usize::MAX;
         }
         self.ready = Outcomes {
             index: 0,
@@ -315,7 +320,9 @@ impl<A: Data, R: Data, I: Iterator<Item = A>> Iterator for Map<'_, A, R, I> {
             if self.stage == Stage::TimedOut {
                 return None;
             }
-            self.fill();
+            if self.stage == Stage::Pulling && self.outstanding <= self.outstanding_max {
+                self.fill();
+            }
             if let Some(outcome) = self.ready.next::<R>() {
                 self.outstanding -= 1;
                 return Some(outcome);

@@ -330,15 +330,24 @@ impl Running {
         let streamed = self.streamed.take();
         let mut rest = streamed.as_ref().map_or(&body[self.elements_at..], Place::bytes);
         let end = self.header.first + self.header.count;
-        for element in self.header.first..end {
-            let Some((_, argument, next)) = elements::split_first(rest) else {
-                // The pool has written these elements itself.
-                contained::kill_self()
-            };
-            rest = next;
-            self.begin(element);
-            let result =
-                catch_unwind(AssertUnwindSafe(|| self.run_one(argument, &decode, f, &encode)));
+        let mut next = self.header.first;
+        while next < end {
+            // As many as go well, so that short ones do not each pay for being watched.
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                while next < end {
+                    let Some((_, argument, others)) = elements::split_first(rest) else {
+                        // The pool has written these elements itself.
+                        contained::kill_self()
+                    };
+                    rest = others;
+                    self.begin(next);
+                    next += 1;
+                    self.run_one(argument, &decode, f, &encode);
+                    if self.block.is_asked_to_stop(self.header.ticket) {
+                        break;
+                    }
+                }
+            }));
             if let Err(payload) = result {
                 let record = hook::record_of(payload, &self.block);
                 // A panic in the Drop of a result that is already recorded changes nothing.
@@ -347,7 +356,7 @@ impl Running {
                 }
                 hook::clear();
             }
-            if element + 1 < end && self.block.is_asked_to_stop(self.header.ticket) {
+            if next < end && self.block.is_asked_to_stop(self.header.ticket) {
                 self.give_back();
                 break;
             }
