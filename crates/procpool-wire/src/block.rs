@@ -370,6 +370,7 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     }
 
     /// True if the job of `ticket` was asked to stop.
+    #[inline]
     pub fn is_asked_to_stop(&self, ticket: Ticket) -> bool {
         self.word(STOP).load(Ordering::Acquire) == ticket.word()
     }

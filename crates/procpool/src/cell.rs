@@ -99,13 +99,13 @@ impl Ended {
         self.result.is_err() && !self.is_cancelled()
     }
 
-    pub(crate) fn into_parts(self) -> (Result<Value, JobError>, Report) {
-        (self.result.map_err(|error| *error), self.report.into())
+    pub(crate) fn into_parts(self) -> (Result<Value, Box<JobError>>, Report) {
+        (self.result, self.report.into())
     }
 
     /// The result alone.
-    pub(crate) fn into_result(self) -> Result<Value, JobError> {
-        self.result.map_err(|error| *error)
+    pub(crate) fn into_result(self) -> Result<Value, Box<JobError>> {
+        self.result
     }
 
     /// How long the last attempt ran, if there was one.

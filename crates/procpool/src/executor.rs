@@ -276,7 +276,7 @@ impl<A: Data, R: Data> Call for FunctionCall<A, R> {
 
     fn encode(&mut self, limit: Option<u64>, out: &mut Vec<u8>) -> Result<u32, JobError> {
         let arg = self.arg.as_ref().expect("a call is made once");
-        encode_argument(arg, limit, out).map(|()| 1)
+        encode_argument(arg, limit, out).map(|()| 1).map_err(|error| *error)
     }
 
     fn local(&mut self) -> Option<Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>> {
@@ -311,26 +311,30 @@ impl Call for JsonCall<'_> {
 }
 
 /// Appends one encoded argument as an element. A panic in its `Serialize` is an error like any other.
+///
+/// Here and below errors are boxed: what is returned for each of a million arguments fits into a register.
 pub(crate) fn encode_argument<A: Data>(
     arg: &A,
     limit: Option<u64>,
     out: &mut Vec<u8>,
-) -> Result<(), JobError> {
+) -> Result<(), Box<JobError>> {
     let start = out.len();
-    let encode =
-        || elements::push_with(out, Kind::Value, |out| session::encode_into(arg, limit, out));
+    let encode = || {
+        elements::push_with(out, Kind::Value, |out| session::encode_into(arg, limit, out))
+            .map_err(Box::new)
+    };
     let result = catch_unwind(AssertUnwindSafe(encode));
-    result.unwrap_or_else(|payload| Err(CodecFault::Message(panic_text(payload)))).map_err(
-        |fault| {
+    result
+        .unwrap_or_else(|payload| Err(Box::new(CodecFault::Message(panic_text(payload)))))
+        .map_err(|fault| {
             out.truncate(start);
-            match fault {
+            Box::new(match *fault {
                 CodecFault::TooLarge { len, limit } => JobError::TooLarge { len, limit },
                 CodecFault::Message(message) => {
                     JobError::Encode(codec_error::<A>(Side::Caller, message))
                 }
-            }
-        },
-    )
+            })
+        })
 }
 
 /// How much of its taker's stack a result may take to be decoded: half of what a thread has that std makes, so that
@@ -354,16 +358,16 @@ fn has_memory_for(len: usize) -> bool {
 pub(crate) fn decode_result<R: Data>(
     bytes: &[u8],
     attachments: Option<&List>,
-) -> Result<R, JobError> {
+) -> Result<R, Box<JobError>> {
+    let error = |message| Box::new(JobError::Decode(codec_error::<R>(Side::Caller, message)));
     if bytes.len() >= LONG_RESULT && !has_memory_for(bytes.len()) {
-        let message = format!("no memory for a value of {} bytes", bytes.len());
-        return Err(JobError::Decode(codec_error::<R>(Side::Caller, message)));
+        return Err(error(format!("no memory for a value of {} bytes", bytes.len())));
     }
     let decode = || codec::decode_within::<R>(bytes, STACK_BYTES_MAX);
     let decode = || session::with_source(attachments, decode);
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|payload| Err(CodecFault::Message(panic_text(payload))))
-        .map_err(|fault| JobError::Decode(codec_error::<R>(Side::Caller, fault.to_string())))
+        .map_err(|fault| error(fault.to_string()))
 }
 
 pub(crate) fn codec_error<T>(side: Side, message: String) -> CodecError {

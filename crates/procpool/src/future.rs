@@ -22,7 +22,7 @@ use crate::report::{Done, Outcome, Progress, Report};
 /// Dropping the future neither cancels the job nor waits for it.
 pub struct JobFuture<R> {
     cell: Arc<JobCell>,
-    take: fn(Value) -> Result<R, JobError>,
+    take: fn(Value) -> Result<R, Box<JobError>>,
 }
 
 impl<R: Data> JobFuture<R> {
@@ -90,7 +90,7 @@ impl<R> JobFuture<R> {
     pub fn result(self) -> Result<R, JobError> {
         self.cell.wait(None);
         match self.cell.take() {
-            Some(ended) => ended.into_result().and_then(self.take),
+            Some(ended) => ended.into_result().and_then(self.take).map_err(|error| *error),
             // A forked child's copy, or a future that was polled to its end.
             None => Err(JobError::Closed),
         }
@@ -102,7 +102,7 @@ impl<R> JobFuture<R> {
         match self.cell.take() {
             Some(ended) => {
                 let (result, report) = ended.into_parts();
-                Outcome { result: result.and_then(self.take), report }
+                Outcome { result: result.and_then(self.take).map_err(|error| *error), report }
             }
             // A forked child's copy, or a future that was polled to its end.
             None => Outcome { result: Err(JobError::Closed), report: Report::default() },
@@ -180,7 +180,7 @@ impl<R> Future for JobFuture<R> {
             return Poll::Pending;
         }
         let ended = self.cell.take().expect("a JobFuture was polled after it was ready");
-        Poll::Ready(ended.into_result().and_then(self.take))
+        Poll::Ready(ended.into_result().and_then(self.take).map_err(|error| *error))
     }
 }
 
@@ -190,7 +190,7 @@ impl<R> fmt::Debug for JobFuture<R> {
     }
 }
 
-fn take_data<R: Data>(value: Value) -> Result<R, JobError> {
+fn take_data<R: Data>(value: Value) -> Result<R, Box<JobError>> {
     match value {
         Value::Bytes(bytes) => decode_result(&bytes, None),
         Value::Attached(attached) => decode_result(&attached.0, Some(&attached.1)),
@@ -198,7 +198,7 @@ fn take_data<R: Data>(value: Value) -> Result<R, JobError> {
     }
 }
 
-fn take_local<R: Send + 'static>(value: Value) -> Result<R, JobError> {
+fn take_local<R: Send + 'static>(value: Value) -> Result<R, Box<JobError>> {
     match value {
         Value::Boxed(value) => {
             Ok(*value.downcast().expect("a job's value has the type of its future"))
@@ -209,22 +209,22 @@ fn take_local<R: Send + 'static>(value: Value) -> Result<R, JobError> {
     }
 }
 
-fn take_encoded(value: Value) -> Result<Vec<u8>, JobError> {
+fn take_encoded(value: Value) -> Result<Vec<u8>, Box<JobError>> {
     match value {
         Value::Bytes(bytes) => Ok(bytes.into_vec()),
         // The bytes refer to memory that only this process and its workers have.
-        Value::Attached(_) => Err(JobError::Decode(codec_error::<Vec<u8>>(
+        Value::Attached(_) => Err(Box::new(JobError::Decode(codec_error::<Vec<u8>>(
             Side::Caller,
             "a result with attachments stays with the pool that has its job".into(),
-        ))),
+        )))),
         other => take_local(other),
     }
 }
 
-fn take_text(value: Value) -> Result<String, JobError> {
+fn take_text(value: Value) -> Result<String, Box<JobError>> {
     match value {
         Value::Bytes(bytes) => String::from_utf8(bytes.into_vec()).map_err(|error| {
-            JobError::Decode(codec_error::<String>(Side::Caller, error.to_string()))
+            Box::new(JobError::Decode(codec_error::<String>(Side::Caller, error.to_string())))
         }),
         other => take_local(other),
     }

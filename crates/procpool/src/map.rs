@@ -214,7 +214,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
                 if chunk == 1 {
                     single = Some(item);
                 } else if let Err(error) = self.encode(&item, &mut arguments, &mut attached) {
-                    refused.push_back((count - 1, error));
+                    refused.push_back((count - 1, *error));
                 }
             }
             if !input_ended {
@@ -231,7 +231,7 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
         item: &A,
         arguments: &mut Vec<u8>,
         attached: &mut Collected,
-    ) -> Result<(), JobError> {
+    ) -> Result<(), Box<JobError>> {
         let limit = self.backend.payload_limit();
         if self.backend.takes_attachments() {
             session::collect(attached, || encode_argument(item, limit, arguments))
@@ -303,10 +303,10 @@ impl<'p, A: Data, R: Data, I: Iterator<Item = A>> Map<'p, A, R, I> {
             refused: chunk.refused,
             label: Some(chunk.cell.label()),
             payload_limit: self.backend.payload_limit(),
-            parts: match ended.map_or(Err(JobError::Closed), Ended::into_result) {
+            parts: match ended.map_or(Err(JobError::Closed.into()), Ended::into_result) {
                 Ok(Value::Parts(parts)) => Parts::Many(parts.into(), 0),
                 Ok(value) => Parts::One(Some(value)),
-                Err(error) => Parts::Error(error),
+                Err(error) => Parts::Error(*error),
             },
         };
     }
@@ -325,7 +325,7 @@ impl<A: Data, R: Data, I: Iterator<Item = A>> Iterator for Map<'_, A, R, I> {
             }
             if let Some(outcome) = self.ready.next::<R>() {
                 self.outstanding -= 1;
-                return Some(outcome);
+                return Some(outcome.map_err(|error| *error));
             }
             let Some((_, first)) = self.in_flight.first_key_value() else {
                 // Unless the time is over, the input has ended; else that is to be found out.
@@ -402,28 +402,28 @@ impl Default for Parts {
 }
 
 impl Outcomes {
-    fn next<R: Data>(&mut self) -> Option<Result<R, JobError>> {
+    fn next<R: Data>(&mut self) -> Option<Result<R, Box<JobError>>> {
         if self.index == self.count {
             return None;
         }
         let index = self.index;
         self.index += 1;
         if self.refused.front().is_some_and(|(refused, _)| *refused == index) {
-            return self.refused.pop_front().map(|(_, error)| Err(error));
+            return self.refused.pop_front().map(|(_, error)| Err(error.into()));
         }
         Some(match &mut self.parts {
-            Parts::Error(error) => Err(error.clone()),
+            Parts::Error(error) => Err(error.clone().into()),
             Parts::One(value) => match value.take() {
                 Some(Value::Bytes(bytes)) => decode_result(&bytes, None),
                 Some(Value::Attached(attached)) => decode_result(&attached.0, Some(&attached.1)),
                 Some(Value::Boxed(value)) => {
                     Ok(*value.downcast().expect("a job's value has the type of its map"))
                 }
-                Some(Value::Parts(_)) | None => Err(JobError::Closed),
+                Some(Value::Parts(_)) | None => Err(JobError::Closed.into()),
             },
             Parts::Many(parts, read) => match &self.label {
                 Some(label) => next_part(parts, read, label, self.payload_limit),
-                None => Err(JobError::Closed),
+                None => Err(JobError::Closed.into()),
             },
         })
     }
@@ -434,13 +434,13 @@ fn next_part<R: Data>(
     read: &mut usize,
     label: &Label,
     limit: Option<u64>,
-) -> Result<R, JobError> {
+) -> Result<R, Box<JobError>> {
     loop {
         match parts.front() {
-            None => return Err(JobError::Closed),
+            None => return Err(JobError::Closed.into()),
             Some(Part::Failed(_)) => {
                 if let Some(Part::Failed(error)) = parts.pop_front() {
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
             Some(Part::Recorded { elements, attachments }) => {
@@ -453,7 +453,7 @@ fn next_part<R: Data>(
                         *read = elements.len() - rest.len();
                         return match kind {
                             Kind::Value => decode_result(bytes, attachments.as_ref()),
-                            fault => Err(worker::recorded_error(fault, bytes, label, limit)),
+                            fault => Err(worker::recorded_error(fault, bytes, label, limit).into()),
                         };
                     }
                 }

@@ -54,6 +54,7 @@ impl SharedBlock {
         self.block.set_cooperative(ticket);
     }
 
+    #[inline]
     pub(crate) fn is_asked_to_stop(&self, ticket: Ticket) -> bool {
         self.block.is_asked_to_stop(ticket)
     }

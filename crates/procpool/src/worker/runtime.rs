@@ -390,14 +390,15 @@ impl Running {
         scratch.clear();
         let mut attached = Collected::default();
         let limit = self.payload_limit;
-        let encode = || encode(&result, limit, &mut scratch);
+        // Boxed, so that what is returned for each of a million results fits into a register.
+        let encode = || encode(&result, limit, &mut scratch).map_err(Box::new);
         // What the job was given can go back as what it is.
         let encode = || session::with_source(self.attachments.as_ref(), encode);
         match session::collect(&mut attached, encode) {
             Ok(()) if attached.is_empty() => self.record(Kind::Value, &scratch),
             Ok(()) => self.record_attached::<R>(&scratch, attached),
             Err(fault) => {
-                let (kind, bytes) = fault::codec_fault::<R>(Kind::EncodeFault, fault);
+                let (kind, bytes) = fault::codec_fault::<R>(Kind::EncodeFault, *fault);
                 self.record(kind, &bytes);
             }
         }

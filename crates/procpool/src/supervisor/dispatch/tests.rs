@@ -291,7 +291,7 @@ impl World {
             let job = &mut self.jobs[number];
             job.ends += 1;
             assert_eq!(job.ends, 1, "job {number} ends twice");
-            check_outcome(number, job, ended.into_parts().0);
+            check_outcome(number, job, ended.into_result().map_err(|error| *error));
         }
     }
 
