@@ -28,7 +28,7 @@ use crate::nesting;
 use crate::report::{Progress, Report, Stats, WorkerInfo};
 use crate::shared::Shared;
 use crate::supervisor::dispatch::{Admission, Dispatch, Pace, Request};
-use crate::supervisor::entry::{Completion, Entry, Limits, Payload, WireTarget};
+use crate::supervisor::entry::{Completion, Entry, EntryBox, Limits, Payload, WireTarget};
 use crate::supervisor::{Inner, Supervisor};
 use crate::task::TaskInfo;
 use crate::worker::TASK_LIST;
@@ -55,6 +55,12 @@ thread_local! {
 
 /// A scratch buffer larger than this is given back: one huge argument shall not stay.
 const SCRATCH_MAX: usize = 64 * 1024;
+
+fn put_back(scratch: Vec<u8>) {
+    if scratch.capacity() <= SCRATCH_MAX {
+        SCRATCH.set(scratch);
+    }
+}
 
 impl ProcessPool {
     /// A pool with one worker for each available CPU.
@@ -347,7 +353,7 @@ impl Executor for ProcessPool {
 
 impl PoolCore {
     /// What the call is called between this pool and its workers.
-    fn target(&self, call: &dyn Call) -> Result<WireTarget, JobError> {
+    fn target(&self, call: &dyn Call) -> Result<WireTarget, Box<JobError>> {
         let named =
             |name: &str, run, function| WireTarget::Named(Box::new((name.into(), run, function)));
         match call.callee() {
@@ -358,34 +364,32 @@ impl PoolCore {
             {
                 let offsets = self.0.image.offsets(function);
                 let (run, function) = offsets.ok_or_else(|| {
-                    JobError::Unregistered(format!(
+                    Box::new(JobError::Unregistered(format!(
                         "a function outside the main image ({signature})"
-                    ))
+                    )))
                 })?;
                 Ok(WireTarget::Offset(run, function))
             }
             Callee::Function { signature, .. } => match call.task() {
                 Some(task) => Ok(named(task.name, 1, task.fingerprint)),
-                None => Err(JobError::Unregistered(format!(
+                None => Err(Box::new(JobError::Unregistered(format!(
                     "a function that is not a task ({signature})"
-                ))),
+                )))),
             },
         }
     }
 
-    /// What to send: what is called, how many arguments, and those.
+    /// Encodes the arguments, and answers how many there are.
     fn encode(
         &self,
         call: &mut dyn Call,
         scratch: &mut Vec<u8>,
-    ) -> Result<(WireTarget, u32, Payload), JobError> {
+        attached: &mut Collected,
+    ) -> Result<u32, Box<JobError>> {
         scratch.clear();
-        let target = self.target(call)?;
         let limit = self.0.settings.payload_limit;
-        let mut attached = Collected::default();
-        let encode = || call.encode(limit, scratch);
-        let count = session::collect_for(Reach::Workers, &mut attached, encode)?;
-        Ok((target, count, Payload::new(scratch, attached)))
+        let encode = || call.encode(limit, scratch).map_err(Box::new);
+        session::collect_for(Reach::Workers, attached, encode)
     }
 
     /// Waits for room in the queue, or refuses.
@@ -430,14 +434,14 @@ impl Backend for PoolCore {
         let cell = promise.0;
         // Taken, not borrowed: a `Serialize` may itself submit.
         let mut scratch = SCRATCH.take();
-        let encoded = self.encode(call, &mut scratch);
-        if scratch.capacity() <= SCRATCH_MAX {
-            SCRATCH.set(scratch);
-        }
+        let mut attached = Collected::default();
+        let target = self.target(call);
+        let encoded =
+            target.and_then(|target| Ok((target, self.encode(call, &mut scratch, &mut attached)?)));
         let result = match encoded {
-            Ok((_, 0, _)) => Ok(Value::Parts(Vec::new())),
-            Err(error) => Err(error),
-            Ok((target, count, payload)) => {
+            Ok((_, 0)) => Ok(Value::Parts(Vec::new())),
+            Err(error) => Err(*error),
+            Ok((target, count)) => {
                 let limits = Limits {
                     retries: options.retries.unwrap_or(settings.retries),
                     timeout: options.timeout.or(settings.job_timeout),
@@ -445,10 +449,13 @@ impl Backend for PoolCore {
                     payload: settings.payload_limit,
                     attempts_before: options.attempts_before,
                 };
+                let payload = Payload::new(&scratch, attached);
+                put_back(scratch);
                 let entry = Entry::new(cell, target, payload, count, clock::monotonic_ns(), limits);
                 return self.enter(entry, when_full);
             }
         };
+        put_back(scratch);
         self.admit(when_full)?.count_early(&result);
         self.0
             .complete_here(vec![Completion { cell, ended: Ended::new(result, Report::default()) }]);
@@ -473,7 +480,7 @@ impl Backend for PoolCore {
 }
 
 impl PoolCore {
-    fn enter(&self, entry: Entry, when_full: WhenFull) -> Result<(), Rejection> {
+    fn enter(&self, entry: EntryBox, when_full: WhenFull) -> Result<(), Rejection> {
         let accepted = self.0.hub.logs(Level::TRACE).then(|| Arc::clone(&entry.cell));
         let mut dispatch = self.admit(when_full)?;
         let wake = dispatch.accept(entry);

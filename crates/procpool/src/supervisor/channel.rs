@@ -22,7 +22,7 @@ use procpool_wire::block::{
 use procpool_wire::elements::Kind;
 use procpool_wire::frame::Decoder;
 
-use super::entry::{Entry, StopReason};
+use super::entry::{Entry, EntryBox, StopReason};
 use crate::attachments::carrier::Carrier;
 use crate::cell::JobCell;
 use crate::report::Progress;
@@ -50,7 +50,7 @@ const NO_SLOT: usize = usize::MAX;
 
 /// A job at a worker.
 struct Sent {
-    entry: Entry,
+    entry: EntryBox,
     ticket: Ticket,
     stopping: Option<StopReason>,
     payload: Delivery,
@@ -181,7 +181,7 @@ impl PoolChannel {
 
     /// Hands a job to the worker. It comes back if the shared memory is full. Call [`wake`](Self::wake)
     /// after the last of several.
-    pub(crate) fn send(&mut self, entry: Entry) -> Result<Ticket, Entry> {
+    pub(crate) fn send(&mut self, entry: EntryBox) -> Result<Ticket, EntryBox> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.sent.len() < TICKETS_MAX => {
@@ -276,7 +276,7 @@ impl PoolChannel {
         let black_box = self.end.block().black_box();
         let sent = self.sent.get(black_box.ticket.index as usize)?.as_ref()?;
         (sent.ticket == black_box.ticket && self.claim(sent.ticket) == Some(Claim::Claimed))
-            .then_some((sent.ticket, &sent.entry, sent.stopping, black_box))
+            .then_some((sent.ticket, &*sent.entry, sent.stopping, black_box))
     }
 
     /// How many of the worker's jobs have started.

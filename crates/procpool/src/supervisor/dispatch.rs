@@ -16,7 +16,7 @@ use procpool_sys::clock;
 use procpool_wire::block::{Claim, Ticket};
 
 use super::channel::PoolChannel;
-use super::entry::Entry;
+use super::entry::{Entry, EntryBox};
 use super::index_set::IndexSet;
 use super::machine::Manner;
 use super::nanoseconds;
@@ -80,9 +80,9 @@ pub(crate) enum ResidentState {
 /// Jobs, and the workers that can take them.
 pub(crate) struct Dispatch {
     pub(crate) admission: Admission,
-    queue: Queue<Entry>,
+    queue: Queue<EntryBox>,
     /// Jobs that wait to be tried again. They count as queued.
-    pub(crate) retries: Retries<Entry>,
+    pub(crate) retries: Retries<EntryBox>,
     /// By slot; from the worker's start to its burial.
     channels: Vec<Option<PoolChannel>>,
     residents: Vec<Option<Resident>>,
@@ -166,7 +166,7 @@ impl Dispatch {
     }
 
     /// Takes a job in. True if the supervisor has something to do about it.
-    pub(crate) fn accept(&mut self, entry: Entry) -> bool {
+    pub(crate) fn accept(&mut self, entry: EntryBox) -> bool {
         self.stats.submitted += 1;
         let must_look = self.first_look(&entry).is_some_and(|after| self.look_no_later_than(after));
         if entry.cell.priority > self.lowest_sent {
@@ -214,7 +214,7 @@ impl Dispatch {
         }
     }
 
-    fn enqueue(&mut self, entry: Entry) {
+    fn enqueue(&mut self, entry: EntryBox) {
         Place::Queued(entry.sequence()).note(&entry.cell);
         self.queue.insert(entry.cell.priority, entry.sequence(), entry);
     }
@@ -256,7 +256,7 @@ impl Dispatch {
         true
     }
 
-    fn take_back(&mut self, slot: usize, revoked: Vec<Entry>) {
+    fn take_back(&mut self, slot: usize, revoked: Vec<EntryBox>) {
         self.sent -= revoked.len();
         for entry in revoked {
             self.enqueue(entry);
@@ -265,7 +265,7 @@ impl Dispatch {
     }
 
     /// Sends a job to a worker at once, if one should have it.
-    fn try_send(&mut self, entry: Entry) -> Option<Entry> {
+    fn try_send(&mut self, entry: EntryBox) -> Option<EntryBox> {
         let slot = match self.idle.first() {
             Some(_) if self.call_crew(entry.cell.priority) => match self.next_of_crew() {
                 Some(slot) => slot,
@@ -300,7 +300,7 @@ impl Dispatch {
         None
     }
 
-    fn send(&mut self, slot: usize, entry: Entry) -> Result<(), Entry> {
+    fn send(&mut self, slot: usize, entry: EntryBox) -> Result<(), EntryBox> {
         let first_look = self.first_look(&entry);
         let Some(channel) = &mut self.channels[slot] else {
             return Err(entry);

@@ -80,13 +80,6 @@ impl Payload {
             Payload::Inline(Bytes::from_slice(elements))
         }
     }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self {
-            Payload::Inline(bytes) => bytes,
-            Payload::Streamed(streamed) => streamed.bytes(),
-        }
-    }
 }
 
 /// What a job calls, as workers of this pool understand it.
@@ -102,18 +95,30 @@ pub(crate) enum WireTarget {
 pub(crate) struct Entry {
     pub(crate) cell: Arc<JobCell>,
     pub(crate) target: WireTarget,
-    payload: Payload,
+    /// Encoded arguments, unless they are streamed.
+    inline: Bytes,
     submitted_ns: u64,
     count: u32,
     /// Elements that have an outcome.
     done: u32,
-    limits: Option<Box<Limits>>,
-    /// What only few jobs have, so that the others do not carry its size through the queue.
-    past: Option<Box<Past>>,
+    rare: Option<Box<Rare>>,
 }
 
-/// It is moved from the caller to the queue to a worker's table: each byte counts three times.
-const _: () = assert!(size_of::<Entry>() <= 104);
+/// As it goes from the caller to the queue, to a worker's table and back: to pass a pointer on takes less time than what
+/// it points to.
+pub(crate) type EntryBox = Box<Entry>;
+
+/// A million that wait are a million times this, a count of malloc(3)'s and a place in the queue.
+const _: () = assert!(size_of::<Entry>() <= 88);
+
+/// What few jobs have.
+#[derive(Default)]
+struct Rare {
+    limits: Limits,
+    /// Arguments that do not fit into the shared memory.
+    streamed: Option<Arc<Streamed>>,
+    past: Past,
+}
 
 /// The limits of a job. Most jobs have none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -183,9 +188,9 @@ pub(crate) enum Next {
     /// It has ended.
     Complete(Completion),
     /// It is not complete and must run elsewhere.
-    Requeue(Entry),
+    Requeue(EntryBox),
     /// It has killed its worker, and shall run again after a while.
-    Retry(Entry),
+    Retry(EntryBox),
 }
 
 /// A job that has ended; to be told to its cell once no lock is held.
@@ -202,9 +207,14 @@ impl Entry {
         count: u32,
         submitted_ns: u64,
         limits: Limits,
-    ) -> Entry {
-        let limits = (limits != Limits::default()).then(|| Box::new(limits));
-        Entry { cell, target, payload, submitted_ns, count, done: 0, limits, past: None }
+    ) -> EntryBox {
+        let (inline, streamed) = match payload {
+            Payload::Inline(bytes) => (bytes, None),
+            Payload::Streamed(streamed) => (Bytes::new(), Some(streamed)),
+        };
+        let is_rare = streamed.is_some() || limits != Limits::default();
+        let rare = is_rare.then(|| Box::new(Rare { limits, streamed, past: Past::default() }));
+        Box::new(Entry { cell, target, inline, submitted_ns, count, done: 0, rare })
     }
 
     /// Its place among jobs of equal priority: they go by their numbers.
@@ -213,26 +223,30 @@ impl Entry {
     }
 
     pub(crate) fn timeout(&self) -> Option<Duration> {
-        self.limits.as_ref()?.timeout
+        self.limits()?.timeout
     }
 
     pub(crate) fn cpu_timeout(&self) -> Option<Duration> {
-        self.limits.as_ref()?.cpu_timeout
+        self.limits()?.cpu_timeout
     }
 
     /// How soon after its start, at the earliest, one of its limits can be reached.
     pub(crate) fn first_look(&self) -> Option<Duration> {
-        let limits = self.limits.as_ref()?;
+        let limits = self.limits()?;
         let cpu = limits.cpu_timeout.map(cpu_limit::first_look);
         limits.timeout.into_iter().chain(cpu).min()
     }
 
     fn retries(&self) -> u32 {
-        self.limits.as_ref().map_or(0, |limits| limits.retries)
+        self.limits().map_or(0, |limits| limits.retries)
+    }
+
+    fn limits(&self) -> Option<&Limits> {
+        self.rare.as_ref().map(|rare| &rare.limits)
     }
 
     fn past(&mut self) -> &mut Past {
-        self.past.get_or_insert_default()
+        &mut self.rare.get_or_insert_default().past
     }
 
     pub(crate) fn done(&self) -> u32 {
@@ -245,8 +259,8 @@ impl Entry {
 
     /// Which attempt the next, or the running, one is.
     pub(crate) fn attempt(&self) -> u32 {
-        let before = self.limits.as_ref().map_or(0, |limits| limits.attempts_before);
-        before + self.past.as_ref().map_or(0, |past| past.kills) + 1
+        let before = |rare: &Rare| rare.limits.attempts_before + rare.past.kills;
+        self.rare.as_deref().map_or(0, before) + 1
     }
 
     /// The header and elements to send: those that have no outcome yet.
@@ -266,15 +280,15 @@ impl Entry {
             run,
             function,
         };
-        let rest = elements::skip(self.payload.bytes(), self.done as usize);
+        let streamed = self.rare.as_ref().and_then(|rare| rare.streamed.as_ref());
+        let bytes = streamed.map_or(&self.inline[..], |streamed| streamed.bytes());
+        let rest = elements::skip(bytes, self.done as usize);
         (header, rest.expect("the pool has encoded so many elements itself"))
     }
 
     /// What to keep alive while the elements of `to_send` are written to a channel; with what offset.
     pub(crate) fn streamed(&self) -> Option<(Arc<Streamed>, usize)> {
-        let Payload::Streamed(streamed) = &self.payload else {
-            return None;
-        };
+        let streamed = self.rare.as_ref()?.streamed.as_ref()?;
         let bytes = streamed.bytes();
         let rest = elements::skip(bytes, self.done as usize)?;
         Some((Arc::clone(streamed), bytes.len() - rest.len()))
@@ -282,14 +296,11 @@ impl Entry {
 
     /// What the arguments refer to.
     pub(crate) fn attachments(&self) -> Option<&List> {
-        match &self.payload {
-            Payload::Inline(_) => None,
-            Payload::Streamed(streamed) => streamed.attachments.as_ref(),
-        }
+        self.rare.as_ref()?.streamed.as_ref()?.attachments.as_ref()
     }
 
     pub(crate) fn payload_limit(&self) -> Option<u64> {
-        self.limits.as_ref()?.payload
+        self.limits()?.payload
     }
 
     /// What a record says of the attempt that it comes from; several records of one chunk add up.
@@ -300,7 +311,7 @@ impl Entry {
         header: &ResultHeader,
         leaked: Option<Box<Leaked>>,
     ) -> Report {
-        let before = self.past.as_ref().map(|past| &past.report).filter(|_| header.first > 0);
+        let before = self.rare.as_ref().map(|rare| &rare.past.report).filter(|_| header.first > 0);
         let ran = Duration::from_nanos(header.ran_ns);
         let cpu = header.usage.map(|usage| Duration::from_nanos(usage.cpu_ns));
         Report {
@@ -352,8 +363,9 @@ impl Entry {
     }
 
     /// Ends a job of one element with its recorded outcome, without a copy in between.
+    #[expect(clippy::boxed_local, reason = "unboxed it would be copied first")]
     pub(crate) fn complete_single(
-        self,
+        self: Box<Self>,
         recorded: Recorded<'_>,
         attachments: Option<List>,
         report: Report,
@@ -365,7 +377,7 @@ impl Entry {
                 Some(list) => Value::Attached(Box::new((bytes.into_vec(), list))),
             }),
             fault => {
-                let limit = self.limits.as_ref().and_then(|limits| limits.payload);
+                let limit = self.payload_limit();
                 Err(recorded_error(fault, &bytes, &self.cell.label(), limit))
             }
         };
@@ -377,7 +389,7 @@ impl Entry {
     }
 
     fn complete(self, result: Result<Value, JobError>) -> Completion {
-        let mut report = self.past.map(|past| past.report).unwrap_or_default();
+        let mut report = self.rare.map(|rare| rare.past.report).unwrap_or_default();
         if report.attempts == 0 {
             let waited = procpool_sys::clock::monotonic_ns().saturating_sub(self.submitted_ns);
             report.queued = Duration::from_nanos(waited);
@@ -386,7 +398,7 @@ impl Entry {
     }
 
     /// Ends a job of which every element has an outcome.
-    pub(crate) fn complete_parts(mut self) -> Completion {
+    pub(crate) fn complete_parts(mut self: Box<Self>) -> Completion {
         debug_assert_eq!(self.done, self.count);
         let past = self.past();
         let mut parts = std::mem::take(&mut past.parts);
@@ -403,7 +415,7 @@ impl Entry {
     }
 
     /// Ends the job with `error` for every element that has no outcome.
-    pub(crate) fn fail_rest(mut self, error: &JobError) -> Completion {
+    pub(crate) fn fail_rest(mut self: Box<Self>, error: &JobError) -> Completion {
         if self.done == 0 {
             return self.complete(Err(error.clone()));
         }
@@ -415,14 +427,14 @@ impl Entry {
     }
 
     /// The current element has ended with `error`; others of the job go on.
-    pub(crate) fn fail_current(mut self, error: JobError) -> Next {
+    pub(crate) fn fail_current(mut self: Box<Self>, error: JobError) -> Next {
         self.past().parts.push(Part::Failed(error));
         self.advance(1);
         self.next()
     }
 
     /// Completes the job, or sends the rest of it on.
-    pub(crate) fn next(self) -> Next {
+    pub(crate) fn next(self: Box<Self>) -> Next {
         if self.done == self.count {
             Next::Complete(self.complete_parts())
         } else {
@@ -431,7 +443,7 @@ impl Entry {
     }
 
     /// The current element was stopped, for `reason`.
-    pub(crate) fn stopped(self, reason: StopReason, ended_by: EndedBy) -> Next {
+    pub(crate) fn stopped(self: Box<Self>, reason: StopReason, ended_by: EndedBy) -> Next {
         match reason {
             StopReason::Abort => match self.fail_current(JobError::Cancelled { started: true }) {
                 Next::Requeue(rest) => rest.stopped_between(reason),
@@ -446,7 +458,7 @@ impl Entry {
 
     /// The current element was to be stopped, for `reason`, and its worker does not end. That its time was over is
     /// not the whole truth, so it is told as a death; it is not tried again.
-    pub(crate) fn outlived(self, reason: StopReason, mut death: Death) -> Next {
+    pub(crate) fn outlived(self: Box<Self>, reason: StopReason, mut death: Death) -> Next {
         let StopReason::Timeout(limit, after) = reason else {
             return self.stopped(reason, EndedBy::Kill);
         };
@@ -457,7 +469,7 @@ impl Entry {
     }
 
     /// The job was stopped, for `reason`, while none of its elements ran.
-    pub(crate) fn stopped_between(self, reason: StopReason) -> Next {
+    pub(crate) fn stopped_between(self: Box<Self>, reason: StopReason) -> Next {
         match reason {
             StopReason::Abort => {
                 Next::Complete(self.fail_rest(&JobError::Cancelled { started: false }))
@@ -467,7 +479,7 @@ impl Entry {
     }
 
     /// The current element has killed its worker.
-    pub(crate) fn killed_worker(mut self, error: JobError) -> Next {
+    pub(crate) fn killed_worker(mut self: Box<Self>, error: JobError) -> Next {
         let retries = self.retries();
         let past = self.past();
         past.kills += 1;
@@ -525,7 +537,7 @@ mod tests {
     /// payload that does not fit inline, is its entry and its cell.
     #[test]
     fn a_waiting_job_is_small() {
-        assert!(size_of::<Entry>() <= 120, "{} bytes", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 88, "{} bytes", size_of::<Entry>());
         // With the two counts of an `Arc` this is as much as fits into what malloc(3) hands out for it.
         assert!(size_of::<JobCell>() <= 264, "{} bytes", size_of::<JobCell>());
     }

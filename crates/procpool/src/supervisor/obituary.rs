@@ -5,7 +5,7 @@ use procpool_sys::clock;
 use procpool_sys::spawn::Exit;
 
 use super::channel::{Fate, PoolChannel};
-use super::entry::{Entry, Next, phase_of};
+use super::entry::{Entry, EntryBox, Next, phase_of};
 use super::slot::{Slot, Stage};
 use crate::job_error::{Death, EndedBy, Escaped, JobError, Oom, Phase, Status};
 use crate::worker::panic_of;
@@ -42,7 +42,7 @@ impl Obituary<'_> {
         let black_box_ticket = channel.running().map(|(ticket, ..)| ticket);
         let panic = black_box_ticket.and_then(|ticket| channel.fatal_panic(ticket));
         let fates = channel.bury();
-        let settle = |(mut entry, ticket, fate): (Entry, _, Fate)| match fate {
+        let settle = |(mut entry, ticket, fate): (EntryBox, _, Fate)| match fate {
             Fate::NotStarted => Next::Requeue(entry),
             Fate::Finished => entry.next(),
             Fate::Culprit { black_box, stopping } => {

@@ -3,7 +3,7 @@
 use procpool_wire::block::{BlackBox, Phase, ResultHeader, Ticket};
 
 use super::{PoolChannel, Sent};
-use crate::supervisor::entry::{Entry, StopReason};
+use crate::supervisor::entry::{Entry, EntryBox, StopReason};
 
 /// What became of a job whose worker has died.
 pub(crate) enum Fate {
@@ -19,7 +19,7 @@ impl PoolChannel {
     /// After the worker's death, with every published result read: takes up what it had finished but
     /// not published, and gives up all its jobs, in the order in which they were sent. With each, what
     /// became of it.
-    pub(crate) fn bury(mut self) -> Vec<(Entry, Ticket, Fate)> {
+    pub(crate) fn bury(mut self) -> Vec<(EntryBox, Ticket, Fate)> {
         let black_box = self.end.block().black_box();
         let mut recovered = Vec::new();
         let count = if self.awaiting.is_none() { self.end.recover(&mut recovered) } else { 0 };

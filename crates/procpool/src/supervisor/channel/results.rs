@@ -7,7 +7,7 @@ use super::standing::AtHand;
 use super::{Intake, PoolChannel, SCRIBBLED};
 use crate::attachments::List;
 use crate::job_error::EndedBy;
-use crate::supervisor::entry::{Completion, Entry, Next, Recorded, StopReason};
+use crate::supervisor::entry::{Completion, EntryBox, Next, Recorded, StopReason};
 use crate::worker::leaked_of;
 
 /// Weight of the last job in the running average: 1/8.
@@ -19,7 +19,7 @@ const RECORDS_AT_ONCE: usize = 256;
 #[derive(Default)]
 pub(crate) struct Harvest {
     pub(crate) completions: Vec<Completion>,
-    pub(crate) requeue: Vec<Entry>,
+    pub(crate) requeue: Vec<EntryBox>,
     /// The job that was asked to stop has returned.
     pub(crate) returned: bool,
     /// More is waiting.

@@ -3,11 +3,11 @@
 use procpool_wire::block::{Claim, Ticket};
 
 use super::{PoolChannel, Sent};
-use crate::supervisor::entry::Entry;
+use crate::supervisor::entry::EntryBox;
 
 impl PoolChannel {
     /// Takes back the job of a ticket, if the worker has not started it.
-    pub(crate) fn revoke(&mut self, ticket: Ticket) -> Option<Entry> {
+    pub(crate) fn revoke(&mut self, ticket: Ticket) -> Option<EntryBox> {
         let sent = self.sent.get(ticket.index as usize)?.as_ref()?;
         if sent.ticket != ticket || !self.end.revoke(ticket) {
             return None;
@@ -22,13 +22,13 @@ impl PoolChannel {
     }
 
     /// Takes back up to `count` jobs that the worker has not started, the last ones first.
-    pub(crate) fn revoke_last(&mut self, count: usize) -> Vec<Entry> {
+    pub(crate) fn revoke_last(&mut self, count: usize) -> Vec<EntryBox> {
         let tickets: Vec<Ticket> = self.order.iter().rev().copied().collect();
         tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).take(count).collect()
     }
 
     /// Takes back the jobs of lower priority that the worker has not started.
-    pub(crate) fn revoke_below(&mut self, priority: i32) -> Vec<Entry> {
+    pub(crate) fn revoke_below(&mut self, priority: i32) -> Vec<EntryBox> {
         let lower = |ticket: &Ticket| {
             self.sent[ticket.index as usize]
                 .as_ref()
@@ -53,7 +53,7 @@ impl PoolChannel {
     }
 
     /// Takes back the jobs of higher priority that wait behind another one.
-    pub(crate) fn revoke_above(&mut self, priority: i32) -> Vec<Entry> {
+    pub(crate) fn revoke_above(&mut self, priority: i32) -> Vec<EntryBox> {
         let higher = |sent: &&Sent| sent.entry.cell.priority > priority;
         let tickets: Vec<Ticket> = self.behind().filter(higher).map(|sent| sent.ticket).collect();
         tickets.into_iter().filter_map(|ticket| self.revoke(ticket)).collect()

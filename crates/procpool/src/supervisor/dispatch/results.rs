@@ -7,7 +7,7 @@ use super::{Admission, Dispatch, Request};
 use crate::events::Event;
 use crate::job_error::JobError;
 use crate::supervisor::channel::{Harvest, Intake, PoolChannel};
-use crate::supervisor::entry::{Completion, Entry, Next};
+use crate::supervisor::entry::{Completion, EntryBox, Next};
 
 impl Dispatch {
     /// Lets `read` read from the worker of a slot, and books what came of it.
@@ -66,7 +66,7 @@ impl Dispatch {
     }
 
     /// Puts back a job that left its worker; ends it if the pool is not going to run it.
-    fn requeue(&mut self, entry: Entry) -> Option<Completion> {
+    fn requeue(&mut self, entry: EntryBox) -> Option<Completion> {
         match self.refusal() {
             Some(error) => Some(self.end(entry, &error)),
             None => {
@@ -77,7 +77,7 @@ impl Dispatch {
     }
 
     /// Lets a job wait before it is tried again; ends it if the pool is not going to run it.
-    fn retry(&mut self, entry: Entry, now: u64) -> Option<Completion> {
+    fn retry(&mut self, entry: EntryBox, now: u64) -> Option<Completion> {
         let retry = entry.attempt() - 1;
         let wait = self.retries.backoff.wait_ns(entry.cell.id.number(), retry);
         if self.refusal().is_some() {
@@ -106,7 +106,7 @@ impl Dispatch {
         }
     }
 
-    pub(super) fn end(&mut self, entry: Entry, error: &JobError) -> Completion {
+    pub(super) fn end(&mut self, entry: EntryBox, error: &JobError) -> Completion {
         let completion = entry.fail_rest(error);
         self.count(&completion);
         completion
