@@ -194,10 +194,18 @@ impl Run<'_> {
     /// Runs these batches while workers are killed and stopped.
     fn haunted(&mut self, batches: Range<u64>) {
         let over = AtomicBool::new(false);
-        let random = self.random.split();
         let pool = self.pool;
         thread::scope(|scope| {
-            let haunting = scope.spawn(|| haunt(pool, &over, random));
+            let over = &over;
+            // The calls that fail are this thread's too.
+            let haunting = loop {
+                let random = self.random.split();
+                let haunt = move || haunt(pool, over, random);
+                match thread::Builder::new().spawn_scoped(scope, haunt) {
+                    Ok(haunting) => break haunting,
+                    Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EAGAIN), "{error}"),
+                }
+            };
             for batch in batches {
                 // Spreads the jobs over the time; nothing depends on it.
                 let due = self.batch_time.mul_f64(batch as f64);
