@@ -18,11 +18,12 @@ use procpool::{JobError, JobFuture, JobId, ProcessPool, Shutdown};
 use crate::args;
 use crate::books::Books;
 use crate::exit_code;
-use crate::feed::Feed;
+use crate::feed::{Feed, Unfinished};
 use crate::gate::Gate;
 use crate::halt::{Halt, Tally, When};
 use crate::input::{Input, Inputs};
 use crate::interrupt::Jobs;
+use crate::joblog::Counts;
 use crate::progress::{self, Progress};
 use crate::record::{Outcome, Record, Run, Verdict};
 use crate::report::{self, Unwritable};
@@ -37,6 +38,8 @@ const AHEAD_OF_EACH_WORKER: usize = 4;
 pub(crate) enum Event {
     /// An input that was asked for.
     Input(Input),
+    /// So many before the next one were finished by an earlier batch.
+    Skipped(Counts),
     /// There are no more, for a reason that may be an error.
     NoMoreInputs(Option<io::Error>),
     /// A job has ended, at that time.
@@ -133,7 +136,7 @@ pub(crate) fn run<W: Work>(
     pool: &Arc<ProcessPool>,
     inputs: Inputs,
     options: Options,
-    books: Books,
+    mut books: Books,
     events: Events,
 ) -> anyhow::Result<u8> {
     let (inputs, total) = match options.halt {
@@ -146,10 +149,11 @@ pub(crate) fn run<W: Work>(
         _ => (inputs, options.total),
     };
     events.jobs.are_in(pool);
+    let unfinished = Unfinished { inputs, finished: books.take_finished() };
     let feed = match total {
         // All of them are at hand: what can be counted was not read from anywhere, or was read to its end.
-        Some(_) => Feed::AtHand(inputs),
-        None => Feed::read(inputs, events.sender.clone())?,
+        Some(_) => Feed::AtHand(unfinished),
+        None => Feed::read(unfinished, events.sender.clone())?,
     };
     let mut batch = Batch {
         work,
@@ -163,7 +167,8 @@ pub(crate) fn run<W: Work>(
         look_at: None,
         total,
         tally: Tally::default(),
-        skipped: 0,
+        skipped: Counts::default(),
+        empty: 0,
         halted: None,
         stage: Stage::Working,
         inputs: InputState::Open,
@@ -213,14 +218,16 @@ struct Batch<'a, W: Work> {
     /// Inputs asked for and not received.
     asked: usize,
     /// Inputs received that have to wait for the gate.
-    waiting: VecDeque<Input>,
+    waiting: VecDeque<Job>,
     /// When to ask the gate again.
     look_at: Option<Instant>,
     /// The number of all inputs, if it is known.
     total: Option<u64>,
     tally: Tally,
-    /// Inputs that need no job.
-    skipped: u64,
+    /// Inputs that an earlier batch has finished.
+    skipped: Counts,
+    /// Inputs that need no job, being empty.
+    empty: u64,
     /// The rule by which the batch stops early.
     halted: Option<Halt>,
     stage: Stage,
@@ -255,8 +262,10 @@ impl<W: Work> Batch<'_, W> {
                 None => {}
                 Some(Event::Input(input)) => {
                     self.asked -= 1;
-                    self.waiting.push_back(input);
+                    self.count += 1;
+                    self.waiting.push_back(Job { number: self.count, input });
                 }
+                Some(Event::Skipped(counts)) => self.skip(counts)?,
                 Some(Event::NoMoreInputs(error)) => self.end_inputs(error),
                 Some(Event::Ended(number, end)) => self.end_attempt(number, end)?,
                 Some(Event::Interrupted) => self.interrupt(),
@@ -293,7 +302,7 @@ impl<W: Work> Batch<'_, W> {
         let state = progress::State {
             done: self.tally.succeeded + self.tally.failed,
             failed: self.tally.failed,
-            skipped: self.skipped,
+            skipped: self.skipped.sum() + self.empty,
             total: self.total,
             slots: inputs.iter().map(|(slot, input)| (*slot, &input[..])).collect(),
         };
@@ -334,20 +343,15 @@ impl<W: Work> Batch<'_, W> {
 
     /// Starts the inputs that have come, as far as the gate allows it.
     fn start_waiting(&mut self) -> Result<(), Unwritable> {
-        while let Some(input) = self.waiting.pop_front() {
-            self.count += 1;
-            let job = Job { number: self.count, input };
+        while let Some(job) = self.waiting.pop_front() {
             if !self.is_starting() {
                 self.finish(job, None, Fate::NotRun)?;
-            } else if self.books.has_finished(&job.input) {
-                self.finish(job, None, Fate::Skipped)?;
             } else if let Err(wait) = self.options.gate.pass(Instant::now()) {
                 if let Some(news) = wait.news {
                     report::say(news);
                 }
                 self.look_at = Some(wait.until);
-                self.count -= 1;
-                self.waiting.push_front(job.input);
+                self.waiting.push_front(job);
                 return Ok(());
             } else {
                 self.submit(job, 1)?;
@@ -373,7 +377,7 @@ impl<W: Work> Batch<'_, W> {
     fn end_inputs(&mut self, error: Option<io::Error>) {
         self.inputs = match error {
             None => {
-                self.total = Some(self.count + self.waiting.len() as u64);
+                self.total = Some(self.count);
                 InputState::Ended
             }
             Some(error) => {
@@ -471,6 +475,22 @@ impl<W: Work> Batch<'_, W> {
             return self.print(ended);
         }
         self.held.add(ended.job.number, self.size(&ended), ended);
+        self.print_in_turn()
+    }
+
+    /// The next inputs need no job.
+    fn skip(&mut self, counts: Counts) -> Result<(), Unwritable> {
+        self.skipped += counts;
+        let first = self.count + 1;
+        self.count += counts.sum();
+        if self.options.keep_order {
+            self.held.leave_out(first..=self.count);
+            self.print_in_turn()?;
+        }
+        Ok(())
+    }
+
+    fn print_in_turn(&mut self) -> Result<(), Unwritable> {
         while let Some(next) = self.held.take() {
             self.print(next)?;
         }
@@ -492,7 +512,7 @@ impl<W: Work> Batch<'_, W> {
                 return Ok(());
             }
             Fate::Skipped => {
-                self.skipped += 1;
+                self.empty += 1;
                 return Ok(());
             }
         };
@@ -563,8 +583,15 @@ impl<W: Work> Batch<'_, W> {
     }
 
     fn exit_code(&self) -> u8 {
-        if let Some(message) = self.books.skipped() {
-            report::say(message);
+        match self.skipped {
+            Counts { succeeded: 0, failed: 0 } => {}
+            Counts { succeeded, failed: 0 } => {
+                report::say(format_args!("skipped {succeeded} jobs that had succeeded"));
+            }
+            Counts { succeeded, failed } => report::say(format_args!(
+                "skipped {succeeded} jobs that had succeeded and {failed} that had failed \
+                 (`--resume-failed` runs these again)"
+            )),
         }
         let has_more = self.inputs == InputState::Open;
         let was_cut = self.not_run > 0 || has_more || self.stage == Stage::Stopping;

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use crate::args;
 use crate::capsule::{Capsules, What};
 use crate::exit_code;
-use crate::input::Input;
 use crate::joblog::{Again, Finished, Joblog};
 use crate::page::Page;
 use crate::quote::push_quoted;
@@ -64,9 +63,9 @@ impl Books {
         Ok(Books { joblog, trace, page, capsules, finished })
     }
 
-    /// True if a job with this input was finished before. Each that was counts once.
-    pub(crate) fn has_finished(&mut self, input: &Input) -> bool {
-        self.finished.take(input)
+    /// Takes out what an earlier batch has finished.
+    pub(crate) fn take_finished(&mut self) -> Finished {
+        std::mem::take(&mut self.finished)
     }
 
     /// Takes note of a job that has ended, and whose output has been written.
@@ -102,19 +101,6 @@ impl Books {
             page.finish().map_err(|error| Unwritable::file(page.path(), error))?;
         }
         Ok(())
-    }
-
-    /// What was skipped, in words.
-    pub(crate) fn skipped(&self) -> Option<String> {
-        let Finished { skipped_succeeded: succeeded, skipped_failed: failed, .. } = self.finished;
-        match (succeeded, failed) {
-            (0, 0) => None,
-            (_, 0) => Some(format!("skipped {succeeded} jobs that had succeeded")),
-            _ => Some(format!(
-                "skipped {succeeded} jobs that had succeeded and {failed} that had failed \
-                 (`--resume-failed` runs these again)"
-            )),
-        }
     }
 }
 

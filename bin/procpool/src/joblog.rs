@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -109,15 +110,26 @@ fn whole_lines(file: &File) -> io::Result<u64> {
 #[derive(Debug, Default)]
 pub(crate) struct Finished {
     inputs: HashMap<Input, Counts>,
-    pub(crate) skipped_succeeded: u64,
-    pub(crate) skipped_failed: u64,
 }
 
-/// How many jobs with the same input have ended how.
-#[derive(Debug, Default, Clone, Copy)]
-struct Counts {
-    succeeded: u64,
-    failed: u64,
+/// How many jobs have ended how.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+}
+
+impl Counts {
+    pub(crate) fn sum(self) -> u64 {
+        self.succeeded + self.failed
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+    }
 }
 
 /// Which jobs are run again.
@@ -180,18 +192,18 @@ impl Finished {
         Ok(finished)
     }
 
-    /// Whether a job with this input has been finished. Each counts once.
-    pub(crate) fn take(&mut self, input: &Input) -> bool {
+    /// Whether a job with this input has been finished; if so it is counted. Each counts once.
+    pub(crate) fn take(&mut self, input: &Input, counted: &mut Counts) -> bool {
         let Some(counts) = self.inputs.get_mut(input) else {
             return false;
         };
         if counts.succeeded > 0 {
             counts.succeeded -= 1;
-            self.skipped_succeeded += 1;
+            counted.succeeded += 1;
             true
         } else if counts.failed > 0 {
             counts.failed -= 1;
-            self.skipped_failed += 1;
+            counted.failed += 1;
             true
         } else {
             false
@@ -218,7 +230,7 @@ mod tests {
     }
 
     fn takes(finished: &mut Finished, input: &str) -> bool {
-        finished.take(&Input::one(input.into()))
+        finished.take(&Input::one(input.into()), &mut Counts::default())
     }
 
     fn lines(jobs: &[(u64, &str, Verdict)]) -> String {
@@ -236,11 +248,11 @@ mod tests {
         drop(log);
         Joblog::resume(&path).unwrap().append(&record(3, "c", Verdict::success())).unwrap();
         let mut finished = Finished::read(&path, Again::Unfinished).unwrap();
-        assert!(
-            takes(&mut finished, "a") && takes(&mut finished, "b") && takes(&mut finished, "c")
-        );
-        assert!(!takes(&mut finished, "a") && !takes(&mut finished, "d"));
-        assert_eq!((finished.skipped_succeeded, finished.skipped_failed), (2, 1));
+        let mut counts = Counts::default();
+        let found = ["a", "b", "c", "a", "d"]
+            .map(|input| finished.take(&Input::one(input.into()), &mut counts));
+        assert_eq!(found, [true, true, true, false, false]);
+        assert_eq!(counts, Counts { succeeded: 2, failed: 1 });
         assert!(Joblog::create(&path).unwrap().file.metadata().unwrap().len() == 0);
     }
 
