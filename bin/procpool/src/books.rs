@@ -13,7 +13,7 @@ use crate::joblog::{Again, Finished, Joblog};
 use crate::page::Page;
 use crate::quote::push_quoted;
 use crate::record::Record;
-use crate::report::{Refusal, Unwritable};
+use crate::report::{self, Refusal, Unwritable};
 use crate::trace::Trace;
 
 /// How much of the command line stands in a report, in characters: it may have thousands of inputs.
@@ -53,6 +53,11 @@ impl Books {
                 Refusal::new(exit_code::INPUT, message)
             })?,
         };
+        if let Some(number) = finished.torn {
+            report::say(format_args!(
+                "line {number}, the last of the joblog, is torn: its job counts as not finished"
+            ));
+        }
         let joblog = opened(&settings.joblog.as_ref().or(resumed).cloned(), |path| {
             let is_resumed = resumed.is_some_and(|resumed| is_same(path, resumed));
             if is_resumed { Joblog::resume(path) } else { Joblog::create(path) }

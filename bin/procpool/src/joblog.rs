@@ -14,7 +14,6 @@ use serde::Deserialize;
 
 use crate::input::Input;
 use crate::record::{Outcome, Record, Texts};
-use crate::report;
 
 /// A joblog that is being written.
 #[derive(Debug)]
@@ -110,6 +109,8 @@ fn whole_lines(file: &File) -> io::Result<u64> {
 #[derive(Debug, Default)]
 pub(crate) struct Finished {
     inputs: HashMap<Input, Counts>,
+    /// The number of the last line, if it has no end: it counts for nothing.
+    pub(crate) torn: Option<u64>,
 }
 
 /// How many jobs have ended how.
@@ -160,6 +161,7 @@ impl Finished {
     fn of_lines(mut reader: impl BufRead, again: Again) -> io::Result<Finished> {
         // A job that was run again is there again, and the last time counts.
         let mut jobs = HashMap::new();
+        let mut finished = Finished::default();
         let mut bytes = Vec::new();
         for number in 1_u64.. {
             bytes.clear();
@@ -167,9 +169,7 @@ impl Finished {
                 break;
             }
             if bytes.last() != Some(&b'\n') {
-                report::say(format_args!(
-                    "line {number}, the last of the joblog, is torn: its job counts as not finished"
-                ));
+                finished.torn = Some(number);
                 break;
             }
             let (input, seq, outcome) = parse(&bytes).ok_or_else(|| {
@@ -178,7 +178,6 @@ impl Finished {
             })?;
             jobs.insert((input, seq), outcome);
         }
-        let mut finished = Finished::default();
         for ((input, _), outcome) in jobs {
             let counts = finished.inputs.entry(input).or_default();
             match outcome {
