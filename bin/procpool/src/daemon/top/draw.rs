@@ -373,13 +373,13 @@ mod tests {
     /// Goal: no size is a panic.
     #[test]
     fn any_size_will_do() {
-        for width in 1..90 {
-            for height in 1..30 {
-                screen(&mut view(3), width, height);
-                let mut view = view(3);
-                view.take(Told::Log(JobId(7), "a line\n".repeat(40)));
-                screen(&mut view, width, height);
-            }
+        let narrow = (1..90).flat_map(|width| [1, 2, 5, 12].map(|height| (width, height)));
+        let flat = (1..30).flat_map(|height| [1, 8, 40].map(|width| (width, height)));
+        for (width, height) in narrow.chain(flat) {
+            screen(&mut view(3), width, height);
+            let mut view = view(3);
+            view.take(Told::Log(JobId(7), "a line\n".repeat(40)));
+            screen(&mut view, width, height);
         }
         screen(&mut View::default(), 80, 24);
     }
