@@ -4,6 +4,9 @@
 //! by one, so their number, and that of the results that wait for their turn, is bounded whatever the
 //! number of inputs.
 
+mod printing;
+mod stopping;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -20,15 +23,17 @@ use crate::books::Books;
 use crate::exit_code;
 use crate::feed::{Feed, Unfinished};
 use crate::gate::Gate;
-use crate::halt::{Halt, Tally, When};
+use crate::halt::{Halt, Tally};
 use crate::input::{Input, Inputs};
 use crate::interrupt::Jobs;
 use crate::joblog::Counts;
 use crate::progress::{self, Progress};
-use crate::record::{Outcome, Record, Run, Verdict};
+use crate::record::{Outcome, Run, Verdict};
 use crate::report::{self, Unwritable};
 use crate::turns::Turns;
 use crate::work::{Job, Next, Work};
+
+pub(crate) use stopping::no_input;
 
 /// Jobs submitted beyond those that run: enough that no worker ever waits for this loop.
 const AHEAD_OF_EACH_WORKER: usize = 4;
@@ -463,173 +468,4 @@ impl<W: Work> Batch<'_, W> {
             self.broken = Some(cause);
         }
     }
-
-    /// Prints what has ended, now or when its turn comes.
-    fn finish(&mut self, job: Job, value: Option<W::Value>, fate: Fate) -> Result<(), Unwritable> {
-        if let Fate::Ended { verdict, .. } = &fate {
-            self.tally.add(verdict.outcome);
-            self.halt_if_reached();
-        }
-        let ended = Ended { job, value, fate };
-        if !self.options.keep_order {
-            return self.print(ended);
-        }
-        self.held.add(ended.job.number, self.size(&ended), ended);
-        self.print_in_turn()
-    }
-
-    /// The next inputs need no job.
-    fn skip(&mut self, counts: Counts) -> Result<(), Unwritable> {
-        self.skipped += counts;
-        let first = self.count + 1;
-        self.count += counts.sum();
-        if self.options.keep_order {
-            self.held.leave_out(first..=self.count);
-            self.print_in_turn()?;
-        }
-        Ok(())
-    }
-
-    fn print_in_turn(&mut self) -> Result<(), Unwritable> {
-        while let Some(next) = self.held.take() {
-            self.print(next)?;
-        }
-        Ok(())
-    }
-
-    fn size(&self, ended: &Ended<W::Value>) -> usize {
-        let value = ended.value.as_ref().map_or(0, |value| self.work.size(value));
-        ended.job.input.len() + value
-    }
-
-    fn print(&mut self, ended: Ended<W::Value>) -> Result<(), Unwritable> {
-        let Ended { job, value, fate } = ended;
-        let (run, verdict, stderr_tail) = match fate {
-            Fate::Ended { run, verdict, stderr_tail } => (run, verdict, stderr_tail),
-            Fate::NotRun => {
-                self.not_run += 1;
-                report::say(format_args!("{}: not run", self.work.name(&job)));
-                return Ok(());
-            }
-            Fate::Skipped => {
-                self.empty += 1;
-                return Ok(());
-            }
-        };
-        let record = Record::new(job.number, job.input.clone(), run, verdict, stderr_tail);
-        let result = self.work.print(&job, value, &record);
-        if let Some(message) = &record.error {
-            // What a halt has stopped has not failed.
-            if self.halted.is_none() || record.outcome != Outcome::Stopped {
-                self.failed += 1;
-            }
-            report::say(format_args!("{}: {message}", self.work.name(&job)));
-        }
-        result?;
-        self.books.enter(&record, || self.work.what(&job, &record))
-    }
-
-    fn halt_if_reached(&mut self) {
-        let reached = self
-            .options
-            .halt
-            .and_then(|halt| Some((halt, halt.is_reached(self.tally, self.total)?)));
-        let Some((halt, reason)) = reached.filter(|_| self.stage == Stage::Working) else {
-            return;
-        };
-        self.halted = Some(halt);
-        let running = self.start_nothing_new();
-        let fate = match halt.when {
-            When::Soon => "finished",
-            When::Now => "stopped",
-        };
-        report::say(format_args!("halted: {reason}; {running} running jobs are {fate}"));
-        if halt.when == When::Now {
-            self.stop_running();
-        }
-    }
-
-    /// Answers how many jobs run.
-    fn start_nothing_new(&mut self) -> usize {
-        self.stage = Stage::Finishing;
-        // Each that will never run ends as an event like any other.
-        let cancelled = self.active.values().filter(|job| job.future.cancel()).count();
-        self.active.len() - cancelled
-    }
-
-    fn stop_running(&mut self) {
-        self.stage = Stage::Stopping;
-        for active in self.active.values() {
-            active.future.abort();
-        }
-    }
-
-    fn interrupt(&mut self) {
-        match self.stage {
-            Stage::Working => {
-                let running = self.start_nothing_new();
-                report::say(format_args!(
-                    "interrupted: nothing new is started, {running} running jobs are finished; \
-                     interrupt again to stop them"
-                ));
-            }
-            Stage::Finishing => {
-                report::say("interrupted again: stopping what runs; once more to kill it");
-                self.stop_running();
-            }
-            // The third is the handler's own affair.
-            Stage::Stopping => {}
-        }
-    }
-
-    fn exit_code(&self) -> u8 {
-        match self.skipped {
-            Counts { succeeded: 0, failed: 0 } => {}
-            Counts { succeeded, failed: 0 } => {
-                report::say(format_args!("skipped {succeeded} jobs that had succeeded"));
-            }
-            Counts { succeeded, failed } => report::say(format_args!(
-                "skipped {succeeded} jobs that had succeeded and {failed} that had failed \
-                 (`--resume-failed` runs these again)"
-            )),
-        }
-        let has_more = self.inputs == InputState::Open;
-        let was_cut = self.not_run > 0 || has_more || self.stage == Stage::Stopping;
-        if let Some(halt) = self.halted {
-            if has_more {
-                report::say(format_args!("what follows input {} was not run", self.count));
-            }
-            return if halt.is_success() {
-                exit_code::SUCCESS
-            } else {
-                exit_code::of_failed(self.failed)
-            };
-        }
-        if self.stage != Stage::Working && was_cut {
-            if has_more {
-                report::say(format_args!(
-                    "interrupted: what follows input {} was not run",
-                    self.count
-                ));
-            }
-            return exit_code::INTERRUPTED;
-        }
-        if self.broken.is_some() {
-            if has_more {
-                report::say(format_args!("what follows input {} was not run", self.count));
-            }
-            return exit_code::SYSTEM;
-        }
-        match self.inputs {
-            InputState::Failed => exit_code::INPUT,
-            _ if self.count == 0 => no_input(),
-            _ => exit_code::of_failed(self.failed),
-        }
-    }
-}
-
-/// Says that there is no input; answers the exit code.
-pub(crate) fn no_input() -> u8 {
-    report::say("there is no input, so there is nothing to do");
-    exit_code::NO_INPUT
 }
