@@ -1,6 +1,7 @@
 //! What is left of a dead worker: its jobs, and what became of each.
 
 use procpool_wire::block::{BlackBox, Phase, ResultHeader, Ticket};
+use procpool_wire::elements;
 
 use super::{PoolChannel, Sent};
 use crate::supervisor::entry::{Entry, EntryBox, StopReason};
@@ -36,6 +37,12 @@ impl PoolChannel {
                 continue;
             }
             let current = black_box.ticket == ticket;
+            // What a job that is stopped returns counts no more than when it is published, and the signal that stops it
+            // can end its worker between the two.
+            let (count, recovered) = match stopping {
+                None => (count, &recovered[..]),
+                Some(_) => without_last(&recovered, count),
+            };
             if current && count > 0 {
                 let header = ResultHeader {
                     ticket,
@@ -50,7 +57,7 @@ impl PoolChannel {
                     usage: None,
                 };
                 // What does not fit the job is not recovered; the worker may have scribbled anything.
-                if entry.record(count, &recovered, None) {
+                if entry.record(count, recovered, None) {
                     entry.note_run(self.pid, self.slot, &header, None);
                 }
             }
@@ -65,6 +72,15 @@ impl PoolChannel {
             fates.push((entry, ticket, fate));
         }
         fates
+    }
+}
+
+/// All elements but the last, and their number.
+fn without_last(recorded: &[u8], count: u32) -> (u32, &[u8]) {
+    let count = count.saturating_sub(1);
+    match elements::skip(recorded, count as usize) {
+        Some(rest) => (count, &recorded[..recorded.len() - rest.len()]),
+        None => (0, &[]),
     }
 }
 

@@ -248,6 +248,12 @@ impl World {
                 break;
             }
         }
+        let completions = self.bury(slot);
+        self.complete(completions);
+    }
+
+    /// Takes leave of a worker of which everything was read that it has published.
+    fn bury(&mut self, slot: usize) -> Vec<Completion> {
         let channel = self.dispatch.remove_worker(slot).unwrap();
         self.dispatch.count_death();
         let obituary = Obituary {
@@ -260,12 +266,12 @@ impl World {
             end: End::Reaped,
             tail: "",
         };
-        for next in obituary.settle(channel) {
-            let completion = self.dispatch.settle(next, self.now);
-            self.complete(completion.into_iter().collect());
-        }
+        let settled = obituary.settle(channel).into_iter();
+        let completions =
+            settled.filter_map(|next| self.dispatch.settle(next, self.now)).collect::<Vec<_>>();
         self.dispatch.pump();
         self.requests();
+        completions
     }
 
     fn cancel(&mut self, index: Index) {
@@ -474,6 +480,40 @@ proptest! {
         for (number, job) in world.jobs.iter().enumerate() {
             prop_assert_eq!(job.ends, 1, "job {}", number);
         }
+    }
+}
+
+/// Goal: a job that was stopped has been stopped, although what it returned before its worker died of that is there.
+#[test]
+fn what_a_stopped_job_has_returned_is_not_recovered() {
+    for count in [1, 3] {
+        let mut world = World::new(1);
+        world.start(0);
+        world.ready(0);
+        world.submit(0, 0, count);
+        world.work(0, false);
+        for _ in 1..count {
+            world.work(0, false);
+            world.work(0, false);
+        }
+        world.work(0, false);
+        let cell = Arc::clone(&world.jobs[0].cell);
+        assert!(world.dispatch.abort(&cell).is_empty(), "its worker is asked to stop it");
+        // As `work` does it, but for the publication.
+        let last = count - 1;
+        let mut worker = world.workers[0].take().unwrap();
+        assert!(worker.end.append(Kind::Value, &value_of(0, last as usize)));
+        worker.end.set_phase(last, Phase::Drop);
+        let completion = world.bury(0).pop().expect("it has ended");
+        let error = match completion.ended.into_result() {
+            Err(error) => *error,
+            Ok(Value::Parts(mut parts)) if count == 3 && parts.len() == 2 => match parts.pop() {
+                Some(Part::Failed(error)) => error,
+                _ => panic!("a value has been recovered"),
+            },
+            Ok(_) => panic!("a value has been recovered"),
+        };
+        assert!(matches!(error, JobError::Cancelled { started: true }), "{error}");
     }
 }
 
