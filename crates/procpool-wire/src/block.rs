@@ -176,7 +176,7 @@ pub struct JobHeader {
     pub name_len: u32,
     /// True if the worker shall note its CPU time before each element.
     pub note_cpu: bool,
-    /// The trampoline's offset; for a named task, 0 for JSON and 1 for binary.
+    /// The trampoline's offset; for a named task, how it is called.
     pub run: u64,
     /// The function's offset; for a named task in binary form, its fingerprint.
     pub function: u64,

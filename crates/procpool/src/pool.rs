@@ -32,7 +32,7 @@ use crate::supervisor::dispatch::{Admission, Dispatch, Pace, Request};
 use crate::supervisor::entry::{Completion, Entry, EntryBox, Limits, Payload, WireTarget};
 use crate::supervisor::{Inner, Supervisor};
 use crate::task::TaskInfo;
-use crate::worker::TASK_LIST;
+use crate::worker::{RUN_BINARY, RUN_BINARY_APART, RUN_JSON, TASK_LIST};
 
 /// Workers, each a process of its own, that run functions of this program.
 ///
@@ -366,8 +366,8 @@ impl PoolCore {
         let named =
             |name: &str, run, function| WireTarget::Named(Box::new((name.into(), run, function)));
         match call.callee() {
-            Callee::JsonTask(name) => Ok(named(name, 0, 0)),
-            Callee::BinaryTask(name, fingerprint) => Ok(named(name, 1, fingerprint)),
+            Callee::JsonTask(name) => Ok(named(name, RUN_JSON, 0)),
+            Callee::BinaryTask(name, fingerprint) => Ok(named(name, RUN_BINARY_APART, fingerprint)),
             Callee::Function { function, signature }
                 if self.0.settings.worker_program.is_none() =>
             {
@@ -380,7 +380,7 @@ impl PoolCore {
                 Ok(WireTarget::Offset(run, function))
             }
             Callee::Function { signature, .. } => match call.task() {
-                Some(task) => Ok(named(task.name, 1, task.fingerprint)),
+                Some(task) => Ok(named(task.name, RUN_BINARY, task.fingerprint)),
                 None => Err(Box::new(JobError::Unregistered(format!(
                     "a function that is not a task ({signature})"
                 )))),

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use procpool::{Executor, JobError, JobFuture, Limit, ProcessPool, Rejected, Rejection};
+use procpool::{Bytes, Executor, JobError, JobFuture, Limit, ProcessPool, Rejected, Rejection};
 use procpool_daemon::Daemon;
 use procpool_daemon::job::{Command, CommandEnd, JobId};
 
@@ -46,6 +46,11 @@ fn burn((): ()) {
     loop {
         std::hint::spin_loop();
     }
+}
+
+#[procpool::task]
+fn twice(bytes: Bytes) -> Bytes {
+    bytes.repeat(2).into()
 }
 
 #[procpool::task]
@@ -152,6 +157,23 @@ fn a_daemon_that_is_about_to_end_refuses_jobs() {
         guest.go();
         assert_eq!(held.result().unwrap(), 3);
         assert_eq!(server.finish().code, 0);
+    });
+}
+
+/// Goal: what travels by descriptor between a pool and its workers is kept by the daemon as what it is.
+#[test]
+fn long_bytes_go_there_and_back() {
+    test(|| {
+        let home = Home::with_tasks(1);
+        let server = home.start();
+        let daemon = connect(&home);
+        let bytes = Bytes::from(vec![7; 2 << 20]);
+        let future = daemon.submit(twice, bytes);
+        let id = daemon.id(&future).unwrap();
+        assert!(future.result().unwrap() == Bytes::from(vec![7; 4 << 20]));
+        assert_eq!(daemon.future::<Bytes>(id).result().unwrap().len(), 4 << 20);
+        drop(daemon);
+        server.stop();
     });
 }
 

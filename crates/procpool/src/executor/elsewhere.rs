@@ -71,7 +71,8 @@ pub fn argument(call: &mut dyn Call, limit: Option<u64>) -> Result<Vec<u8>, JobE
 pub struct EncodedCall<'a> {
     /// The task.
     pub task: &'a str,
-    /// How the argument is written; the result is written in the same way.
+    /// How the argument is written; the result is written in the same way. [`Bytes`](crate::Bytes) are in both with their
+    /// content; a [`Shared`](crate::Shared) result is [`JobError::Encode`].
     pub form: EncodedForm,
     /// The argument.
     pub argument: &'a [u8],

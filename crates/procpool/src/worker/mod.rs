@@ -41,6 +41,12 @@ pub(crate) use trampolines::{Initializing, run_function, run_initializer, run_js
 const EXIT_CANNOT_START: i32 = 70;
 /// The name by which any worker program answers with the list of its tasks.
 pub(crate) const TASK_LIST: &str = "procpool::tasks";
+/// How a named task is called, as its job's header says: with JSON,
+pub(crate) const RUN_JSON: u64 = 0;
+/// in binary form,
+pub(crate) const RUN_BINARY: u64 = 1;
+/// or so that its result can be kept and read elsewhere: nothing of it travels by descriptor.
+pub(crate) const RUN_BINARY_APART: u64 = 2;
 
 /// The block, as the threads of a worker share it.
 pub(crate) struct SharedBlock {

@@ -19,7 +19,10 @@ use procpool_wire::handshake::{Form, Setup};
 
 use super::channel::{Place, Word, WorkerChannel};
 use super::upkeep::Upkeep;
-use super::{SharedBlock, TASK_LIST, Unresolved, contained, fault, hook, resolve_named};
+use super::{
+    RUN_BINARY_APART, RUN_JSON, SharedBlock, TASK_LIST, Unresolved, contained, fault, hook,
+    resolve_named,
+};
 use crate::attachments::List;
 use crate::attachments::session::{self, Collected};
 use crate::context::Context;
@@ -296,7 +299,7 @@ impl Running {
             return self.record_all(Kind::Value, list.as_bytes());
         }
         let form = match self.header.run {
-            0 => Form::Json,
+            RUN_JSON => Form::Json,
             _ => Form::Binary { fingerprint: self.header.function },
         };
         match resolve_named(name, form) {
@@ -394,7 +397,11 @@ impl Running {
         let encode = || encode(&result, limit, &mut scratch).map_err(Box::new);
         // What the job was given can go back as what it is.
         let encode = || session::with_source(self.attachments.as_ref(), encode);
-        match session::collect(&mut attached, encode) {
+        let encoded = match self.is_apart() {
+            true => encode(),
+            false => session::collect(&mut attached, encode),
+        };
+        match encoded {
             Ok(()) if attached.is_empty() => self.record(Kind::Value, &scratch),
             Ok(()) => self.record_attached::<R>(&scratch, attached),
             Err(fault) => {
@@ -411,6 +418,11 @@ impl Running {
             drop(result);
             self.look_at_clock();
         }
+    }
+
+    /// True if the result goes to somebody who has no part in what this pool shares with its workers.
+    fn is_apart(&self) -> bool {
+        self.header.name_len > 0 && self.header.run == RUN_BINARY_APART
     }
 
     fn keep_values(&self) {
