@@ -9,7 +9,7 @@ use super::fixture::Home;
 use super::journals::{FILES, Known, bytes, commits, insert, lay, open, read, read_from};
 use crate::support::{Random, TempDir, test, test_within};
 
-/// Set it to try each byte instead of some hundred that a seed chooses.
+/// Set it to try each byte instead of some hundred that a seed chooses: two minutes with `--release`, and `TMPDIR` in memory.
 const FULL: &str = "PROCPOOL_DAMAGE_FULL";
 
 /// A journal of some jobs whose daemon was killed, and what is in it.
@@ -75,7 +75,8 @@ fn a_journal_that_is_cut_off_is_refused() {
         for (index, name) in FILES.iter().enumerate() {
             let mut verdicts = Verdicts::default();
             let whole = files[index].as_ref().unwrap();
-            for len in some(whole.len(), &mut random) {
+            // Of one byte SQLite has an opinion of its own.
+            for len in some(whole.len(), &mut random).into_iter().chain([1]) {
                 let mut cut = files.clone();
                 cut[index].as_mut().unwrap().truncate(len);
                 verdicts.judge(dir.path(), &cut, &known, &format!("{name} of {len} bytes"));

@@ -52,6 +52,9 @@ const SCHEMA: &str = "
     CREATE INDEX ending_at ON ending (at);
 ";
 
+/// The header of a database's file, in bytes (SQLite's "Database File Format", 1.3).
+const HEADER_LEN: u64 = 100;
+
 /// A journal that can be gone on with.
 pub(super) struct Opened {
     pub(super) connection: Connection,
@@ -74,6 +77,9 @@ pub(super) fn open(dir: &Path, level: Level) -> Result<Opened, StoreError> {
             return Err(StoreError::Damaged(format!("it is gone, with {commits} commits")));
         }
         make_file(dir, &path)?;
+    } else if len < HEADER_LEN {
+        // SQLite would take a file of one byte for a new one, and make it so.
+        return Err(StoreError::Damaged(format!("{len} bytes of it are left")));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
