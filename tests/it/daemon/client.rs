@@ -1,5 +1,6 @@
 //! `Daemon`, the executor: what it has beyond the suite that all executors pass.
 
+use std::fs;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use procpool_daemon::Daemon;
 use procpool_daemon::job::{Command, CommandEnd, JobId};
 
 use super::fixture::Home;
-use crate::support::{Guest, Meeting, meet, test};
+use crate::support::{Guest, Meeting, meet, test, wait_until};
 
 #[procpool::task]
 fn triple(n: u64) -> u64 {
@@ -172,6 +173,41 @@ fn long_bytes_go_there_and_back() {
         let id = daemon.id(&future).unwrap();
         assert!(future.result().unwrap() == Bytes::from(vec![7; 4 << 20]));
         assert_eq!(daemon.future::<Bytes>(id).result().unwrap().len(), 4 << 20);
+        drop(daemon);
+        server.stop();
+    });
+}
+
+/// Goal: beyond the size that is kept the oldest results go, and no more of them than have to.
+/// Covers: F-126
+#[test]
+fn the_oldest_results_go_when_all_are_too_large() {
+    test(|| {
+        let home = Home::with_tasks(1);
+        let config = home.path().join("config.toml");
+        let retention = "[retention]\nmib = 2\n";
+        fs::write(&config, fs::read_to_string(&config).unwrap() + retention).unwrap();
+        let server = home.start();
+        let daemon = connect(&home);
+        let ids: Vec<JobId> = (0..5)
+            .map(|n| {
+                // With its argument, a third as long, somewhat less than half of what is kept.
+                let future = daemon.submit(twice, Bytes::from(vec![n; 320 << 10]));
+                let id = daemon.id(&future).unwrap();
+                assert_eq!(future.result().unwrap().len(), 640 << 10);
+                id
+            })
+            .collect();
+        let state = |id: JobId| home.status(id.0)["state"].clone();
+        wait_until("three have expired", || ids[..3].iter().all(|id| state(*id) == "expired"));
+        for id in &ids[3..] {
+            assert_eq!(state(*id), "succeeded");
+            assert_eq!(daemon.future::<Bytes>(*id).result().unwrap().len(), 640 << 10);
+        }
+        match daemon.future::<Bytes>(ids[0]).result() {
+            Err(error) => assert!(error.to_string().contains("expired"), "{error}"),
+            Ok(bytes) => panic!("{} bytes are there", bytes.len()),
+        }
         drop(daemon);
         server.stop();
     });
