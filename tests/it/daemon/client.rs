@@ -1,7 +1,8 @@
 //! `Daemon`, the executor: what it has beyond the suite that all executors pass.
 
 use std::fs;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -289,6 +290,7 @@ fn a_full_daemon_lets_submits_wait() {
         assert_eq!(waits.result().unwrap(), 12);
         assert_eq!((held.result().unwrap(), behind.result().unwrap()), (3, 6));
         assert_eq!(home.out(&["status"]).lines().count(), 4, "what was refused was not kept");
+        submits_come_to_a_halt(&home, &daemon, &meeting);
         // Lost while a job waits for room.
         let (held, guest) = hold(&daemon, &meeting);
         let _behind = daemon.submit(triple, 1);
@@ -298,6 +300,38 @@ fn a_full_daemon_lets_submits_wait() {
         assert!(matches!(held.result(), Err(JobError::Broken(_))));
         assert!(matches!(waits.result(), Err(JobError::Broken(_))));
     });
+}
+
+/// Submits without end, to a daemon that is full.
+fn submits_come_to_a_halt(home: &Home, daemon: &Daemon, meeting: &Meeting) {
+    const MANY: usize = 20_000;
+    let (held, guest) = hold(daemon, meeting);
+    let behind = daemon.submit(triple, 2);
+    let (futures, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    let submitted = || futures.lock().unwrap().len();
+    let cancel = || futures.lock().unwrap().iter().all(JobFuture::cancel);
+    thread::scope(|scope| {
+        let submits = scope.spawn(|| {
+            while submitted() < MANY && !over.load(Ordering::Relaxed) {
+                let future = daemon.submit(triple, 1);
+                futures.lock().unwrap().push(future);
+            }
+        });
+        // Some are on their way before the first is refused; after that none is sent. A question takes the daemon longer.
+        wait_until("submits stand still", || {
+            let before = submitted();
+            home.out(&["status"]);
+            before > 0 && submitted() == before
+        });
+        assert!(submitted() < MANY, "nothing has them wait");
+        over.store(true, Ordering::Relaxed);
+        // The one that waits goes on when those before it are gone.
+        assert!(cancel());
+        submits.join().unwrap();
+        assert!(cancel());
+        guest.go();
+    });
+    assert_eq!((held.result().unwrap(), behind.result().unwrap()), (3, 6));
 }
 
 /// Goal: attempts are counted over the daemon's own retries, in the job and in its report, and a job's options are
