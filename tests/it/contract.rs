@@ -8,11 +8,12 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use procpool::{
-    AsCompleted, CodecError, Context, Data, Death, Done, EndedBy, Error, Executor, InitResult, Job,
-    JobError, JobFuture, JobId, Limit, Map, Oom, Outcome, Output, Panic, Phase, ProcessPool,
-    ProcessPoolBuilder, Progress, Rejected, Rejection, Report, Shutdown, Side, Stats, Status, Task,
-    ThreadPool, Timeout, Until, Waited, WorkerInfo, WorkerState, as_completed, context, tasks,
-    wait,
+    AsCompleted, Bytes, CodecError, Containment, Context, Data, Death, Done, EndedBy, Error,
+    Executor, InitResult, Isolation, Job, JobError, JobFuture, JobId, Limit, Map, Memory, Oom,
+    Outcome, Output, Panic, Phase, ProcessPool, ProcessPoolBuilder, Progress, Rejected, Rejection,
+    Report, Shared, Shutdown, Side, StartMethod, Stats, Status, Task, ThreadPool,
+    ThreadPoolBuilder, Timeout, Tree, Until, Waited, WorkerInfo, WorkerState, as_completed,
+    context, tasks, wait,
 };
 
 use crate::support::test;
@@ -55,9 +56,17 @@ fn types_have_the_traits_that_callers_rely_on() {
     is_error::<JobError>();
     is_error::<Error>();
     is_id::<JobId>();
+    is::<Bytes>();
+    is::<Shared<Vec<u64>>>();
+    is::<Outcome<u64>>();
+    is::<Waited<u64>>();
+    is::<ThreadPoolBuilder>();
     is_data::<(u8, Vec<String>, Option<f64>)>();
+    is_data::<(Shared<String>, Bytes)>();
     is_init_result::<()>();
     is_init_result::<Result<u8, String>>();
+    is_copy::<StartMethod>();
+    is_copy::<Isolation>();
     is_copy::<Output>();
     is_copy::<Shutdown>();
     is_copy::<Until>();
@@ -78,7 +87,115 @@ fn types_have_the_traits_that_callers_rely_on() {
     is_plain::<Timeout>();
     is_plain::<CodecError>();
     is_plain::<Rejected<u8>>();
+    is_plain::<Rejection>();
     is_plain::<Context>();
+    is_plain::<Outcome<u64>>();
+    is_plain::<Task>();
+    is_plain::<Containment>();
+    is_plain::<Tree>();
+    is_plain::<Memory>();
+    is_plain::<Bytes>();
+    is_plain::<Shared<u8>>();
+}
+
+/// Who matches on an error can name each variant and field, and those enums that are said to be
+/// complete without a rest.
+fn kind(error: &JobError) -> &'static str {
+    match error {
+        JobError::Panicked(Panic { message, location, backtrace, aborted, .. }) => {
+            let _: (&String, &Option<String>, &Option<String>, &bool) =
+                (message, location, backtrace, aborted);
+            "panicked"
+        }
+        JobError::Died(Death { status, phase, oom, pid, attempt, stderr_tail, detail, .. }) => {
+            let _: (&u32, &u32, &String, &Option<String>) = (pid, attempt, stderr_tail, detail);
+            match phase {
+                Phase::Start | Phase::Idle | Phase::Decode => {}
+                Phase::Run | Phase::Encode | Phase::Send => {}
+            }
+            match oom {
+                Oom::Yes | Oom::No | Oom::Unknown => {}
+            }
+            match *status {
+                Status::Exit(0i32) => "exited",
+                Status::Signal(_, core) if core => "dumped",
+                Status::Unknown => "gone",
+                _ => "died",
+            }
+        }
+        JobError::TimedOut(Timeout { limit, after, ended_by, .. }) => {
+            let _: &Duration = after;
+            match (limit, ended_by) {
+                (Limit::Job, EndedBy::NotStarted | EndedBy::Itself) => "asked",
+                (Limit::Cpu | Limit::Map, EndedBy::Term | EndedBy::Kill) => "stopped",
+                _ => "timed out",
+            }
+        }
+        JobError::Cancelled { started: true } => "stopped",
+        JobError::Cancelled { started: false } => "cancelled",
+        JobError::Quarantined { attempts: 0u32, .. } => "never",
+        JobError::Quarantined { last, .. } => kind(last),
+        JobError::Encode(CodecError { side, type_name, message, .. })
+        | JobError::Decode(CodecError { side, type_name, message, .. }) => {
+            let _: (&String, &String) = (type_name, message);
+            match side {
+                Side::Caller | Side::Worker => "codec",
+            }
+        }
+        JobError::TooLarge { len: 0u64, limit: 0u64 } => "nothing",
+        JobError::Unregistered(name) if name.is_empty() => "nameless",
+        JobError::Broken(error) if error.is_start() => "broken",
+        JobError::Closed => "closed",
+        _ => "otherwise",
+    }
+}
+
+fn sum_of((shared, bytes): (Shared<Vec<u64>>, Bytes)) -> u64 {
+    shared.iter().sum::<u64>() + bytes.len() as u64
+}
+
+fn backwards(bytes: Bytes) -> Bytes {
+    bytes.iter().rev().copied().collect::<Vec<u8>>().into()
+}
+
+fn load(_: u64) {}
+
+fn die((): ()) {
+    std::process::abort()
+}
+
+#[test]
+fn shared_data_fork_servers_and_containment_are_as_in_the_contract() {
+    test(|| {
+        let pool = ProcessPool::builder()
+            .workers(1)
+            .start_method(StartMethod::ForkServer)
+            .preload(load, 1)
+            .isolation(Isolation::FreshProcess)
+            .max_rss_per_worker(1u64 << 30)
+            .idle_timeout(Duration::from_secs(60))
+            .cpu_timeout(Duration::from_secs(60))
+            .memory_limit(1u64 << 30)
+            .pin_cpus(false)
+            .build()
+            .unwrap();
+        let shared: Shared<Vec<u64>> = pool.share(vec![1, 2, 3]);
+        let bytes = Bytes::from(&[7u8, 8][..]);
+        assert_eq!(pool.submit(sum_of, (shared.clone(), bytes)).result().unwrap(), 8);
+        let values: &Vec<u64> = &shared;
+        assert_eq!(*values, [1, 2, 3]);
+        let back: Bytes = pool.submit(backwards, Bytes::from(vec![1u8, 2])).result().unwrap();
+        assert!(back == Bytes::from(vec![2u8, 1]) && back[..] == [2, 1]);
+        let containment: Containment = pool.containment();
+        assert!(matches!(containment.tree, Tree::Cgroup | Tree::Subreaper | Tree::ProcessGroup));
+        assert!(matches!(
+            containment.memory,
+            Memory::Cgroup | Memory::AddressSpace | Memory::Watched
+        ));
+        let error = pool.submit(die, ()).result().unwrap_err();
+        assert_eq!(kind(&error), "died", "{error}");
+        assert_eq!(kind(&JobError::Closed), "closed");
+    });
 }
 
 #[test]
@@ -209,6 +326,7 @@ fn tasks_are_listed_with_name_signature_and_fingerprint() {
     let task: &Task = tasks().iter().find(|task| task.name == "it::contract::thumbnail").unwrap();
     assert_eq!(task.signature, "fn((String, u32)) -> Result<Vec<u8>, String>");
     assert_ne!(task.fingerprint, 0);
+    assert_eq!(task.clone().name, task.name);
 }
 
 #[test]
@@ -220,6 +338,7 @@ fn settings_that_make_no_sense_are_errors_that_name_them() {
         ("restart_limit", ProcessPool::builder().restart_limit(0, Duration::from_secs(1))),
         ("env", ProcessPool::builder().env("A=B", "c")),
         ("stack_size", ProcessPool::builder().stack_size(0)),
+        ("preload", ProcessPool::builder().preload(load, 1)),
     ];
     for (name, builder) in faulty {
         let error = builder.build().unwrap_err();

@@ -7,7 +7,7 @@ use crate::job_id::JobId;
 use crate::leaks::Leaked;
 
 /// A job's result with its report.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Outcome<R> {
     /// The value, or how the job ended without one.

@@ -10,6 +10,7 @@ use crate::job_error::{JobError, Side};
 use crate::worker;
 
 /// A function registered with [`#[procpool::task]`](macro@crate::task).
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Task {
     /// `module_path!()::name`.
