@@ -49,14 +49,27 @@ fn options() -> impl Options {
 }
 
 /// Appends the encoded `value` to `out`. With a `limit`, a longer encoding is refused and nothing is appended.
+#[inline]
 pub fn encode_into<T: Serialize + ?Sized>(
     value: &T,
     limit: Option<u64>,
     out: &mut Vec<u8>,
 ) -> Result<(), CodecFault> {
+    write_within(limit, out, |writer| {
+        options().serialize_into(writer, value).map_err(|error| fault(&error))
+    })
+}
+
+/// The same for what `write` writes, in whatever format.
+#[inline]
+pub fn write_within(
+    limit: Option<u64>,
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Bounded<'_>) -> Result<(), CodecFault>,
+) -> Result<(), CodecFault> {
     let start = out.len();
     let mut writer = Bounded { out, start, limit, refused: 0 };
-    let result = options().serialize_into(&mut writer, value);
+    let result = write(&mut writer);
     let refused = writer.refused;
     match (result, limit) {
         (Ok(()), Some(limit)) if refused > 0 => {
@@ -65,9 +78,9 @@ pub fn encode_into<T: Serialize + ?Sized>(
             Err(CodecFault::TooLarge { len, limit })
         }
         (Ok(()), _) => Ok(()),
-        (Err(error), _) => {
+        (Err(fault), _) => {
             out.truncate(start);
-            Err(fault(&error))
+            Err(fault)
         }
     }
 }
@@ -97,7 +110,8 @@ pub fn decode_within<T: DeserializeOwned>(
 
 /// Stores what fits and counts the rest: the error can say how long the value is, and the memory it
 /// takes to find out stays below the limit.
-struct Bounded<'a> {
+#[derive(Debug)]
+pub struct Bounded<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
     limit: Option<u64>,

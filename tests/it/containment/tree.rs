@@ -87,7 +87,7 @@ fn a_pool_that_is_shut_down_leaves_no_daemon() {
 
 /// Goal: the same when the job takes its own worker down, which nobody foresees. Without a cgroup a daemon is
 /// found if it still holds the worker's standard error.
-/// Covers: F-18, F-19, F-20
+/// Covers: F-18, F-20
 #[test]
 fn a_worker_that_crashes_leaves_no_daemon() {
     test(|| {

@@ -80,6 +80,7 @@ fn beside_another<A: procpool::Data, R: procpool::Data>(
 
 /// Goal: a child that has inherited the control channel, and the worker's standard error, does not hide
 /// the worker's death.
+/// Covers: F-19
 #[test]
 fn a_forked_child_that_holds_the_channel_delays_no_death() {
     #[expect(unsafe_code, reason = "`Command` would close the descriptors")]

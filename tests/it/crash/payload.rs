@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::died;
 use super::fault::{Blob, Fault};
-use crate::support::{Meeting, meet, test};
+use crate::support::{Meeting, meet, resident, test};
 
 const MIB: usize = 1 << 20;
 
@@ -88,6 +88,7 @@ fn large_data_goes_both_ways_at_the_same_time() {
 
 /// Goal: a limit refuses what is longer by one byte, and lets pass what is as long, in both directions;
 /// neither costs a worker.
+/// Covers: F-52, F-57
 #[test]
 fn payloads_up_to_the_limit_pass_and_longer_ones_are_refused() {
     /// Bytes of the length that stands before a blob.
@@ -121,6 +122,51 @@ fn payloads_up_to_the_limit_pass_and_longer_ones_are_refused() {
             }
             assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
         }
+    });
+}
+
+/// So many parts of 1 MiB when it is encoded, as if they were all there. Refuses to be kept: who had stored what was written
+/// would have grown by it.
+#[derive(Debug, Deserialize)]
+struct Claim(u64);
+
+impl Serialize for Claim {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let before = resident();
+        let part = "x".repeat(MIB);
+        let mut seq = serializer.serialize_seq(Some(self.0 as usize))?;
+        for _ in 0..self.0 {
+            seq.serialize_element(&part)?;
+        }
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 16 * MIB as u64, "{grown} bytes more");
+        seq.end()
+    }
+}
+
+#[procpool::task]
+fn claim(mib: u64) -> Claim {
+    Claim(mib)
+}
+
+/// Goal: a value beyond the limit takes no memory to be refused, however large it claims to be: an argument, a result, and
+/// a result as JSON.
+/// Covers: F-52
+#[test]
+fn a_value_beyond_the_limit_is_refused_before_it_takes_memory() {
+    test(|| {
+        let pool = ProcessPool::builder().workers(1).payload_limit(MIB as u64).build().unwrap();
+        let refused = |result: Result<(), JobError>, mib: u64| match result {
+            Err(JobError::TooLarge { len, .. }) => assert!(len >= mib << 20, "{len}"),
+            other => panic!("{other:?}"),
+        };
+        refused(pool.submit(|_: Claim| (), Claim(3 << 10)).result(), 3 << 10);
+        refused(pool.submit(claim, 3 << 10).result().map(drop), 3 << 10);
+        // JSON looks at each byte, which takes its time.
+        let call = |mib: u64| pool.call("it::crash::payload::claim", mib.to_string()).result();
+        refused(call(64).map(drop), 64);
+        assert!(call(0).is_ok());
+        assert_eq!((pool.stats().spawned, pool.stats().deaths), (1, 0));
     });
 }
 

@@ -26,13 +26,9 @@ pub(crate) fn run_json<A: Data, R: Data>(function: Function, running: &mut Runni
     let message = |error: serde_json::Error| CodecFault::Message(error.to_string());
     let decode = |bytes: &[u8]| serde_json::from_slice::<A>(bytes).map_err(message);
     let encode = |result: &R, limit: Option<u64>, out: &mut Vec<u8>| {
-        serde_json::to_writer(&mut *out, result).map_err(message)?;
-        match limit {
-            Some(limit) if out.len() as u64 > limit => {
-                Err(CodecFault::TooLarge { len: out.len() as u64, limit })
-            }
-            _ => Ok(()),
-        }
+        codec::write_within(limit, out, |writer| {
+            serde_json::to_writer(writer, result).map_err(message)
+        })
     };
     running.run_elements(decode, function.function::<A, R>(), encode);
 }
