@@ -1,7 +1,6 @@
 //! What is kept of each job that has ended, besides its output.
 
 use std::env;
-use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::args;
 use crate::capsule::{Capsules, What};
 use crate::exit_code;
+use crate::files::is_same;
 use crate::joblog::{Again, Finished, Joblog};
 use crate::page::Page;
 use crate::quote::push_quoted;
@@ -59,7 +59,8 @@ impl Books {
             ));
         }
         let joblog = opened(&settings.joblog.as_ref().or(resumed).cloned(), |path| {
-            let is_resumed = resumed.is_some_and(|resumed| is_same(path, resumed));
+            let is_resumed =
+                resumed.is_some_and(|resumed| path == resumed || is_same(path, resumed));
             if is_resumed { Joblog::resume(path) } else { Joblog::create(path) }
         })?;
         let trace = opened(&settings.trace, Trace::create)?;
@@ -136,9 +137,4 @@ fn command_line() -> String {
         shown.push('…');
     }
     shown
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    one == other
-        || fs::canonicalize(one).ok().is_some_and(|one| fs::canonicalize(other).ok() == Some(one))
 }

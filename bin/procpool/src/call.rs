@@ -15,6 +15,7 @@ use crate::batch::{self, Options};
 use crate::books::Books;
 use crate::capsule::{self, What};
 use crate::exit_code;
+use crate::files;
 use crate::input::{self, Lines};
 use crate::interrupt;
 use crate::program;
@@ -28,14 +29,15 @@ use crate::work::{Job, Next, Work};
 
 /// All of `procpool call`; answers the exit code.
 pub(crate) fn call(args: args::Call) -> anyhow::Result<u8> {
-    if let Err(message) = args.settings.check() {
+    let file = args.file.as_deref().unwrap_or(Path::new("-"));
+    let checked = args.settings.check();
+    if let Err(message) = checked.and_then(|()| files::check(&args.settings, &[file])) {
         report::say(message);
         return Ok(exit_code::USAGE);
     }
     let Some(builder) = worker_program(&args.worker) else {
         return Ok(exit_code::NOT_FOUND);
     };
-    let file = args.file.as_deref().unwrap_or(Path::new("-"));
     let inputs = match source::lines(file, Lines { end: b'\n', len_max: u64::MAX }) {
         Ok(inputs) => inputs,
         Err(error) => {
@@ -108,6 +110,11 @@ fn worker_program(worker: &args::Worker) -> Option<ProcessPoolBuilder> {
     }
 }
 
+/// What is said of a place in JSON, without the line number: that is 1 in every message, because one line is given at a time.
+fn in_its_line(message: &str) -> String {
+    message.replace(" at line 1 column ", " at column ")
+}
+
 fn no_workers(worker: &args::Worker, cause: &str) -> String {
     let program = worker.program.display();
     format!("`{program}` cannot serve as the worker program: {cause}")
@@ -152,11 +159,8 @@ impl Work for Calls {
         if line.trim().is_empty() {
             return Ok(Next::Skip);
         }
-        serde_json::from_str::<IgnoredAny>(line).map_err(|error| {
-            // Its line number is 1 in every message: we give it one line at a time.
-            let text = error.to_string();
-            not_json(&text.replace(" at line 1 column ", " at column "))
-        })?;
+        serde_json::from_str::<IgnoredAny>(line)
+            .map_err(|error| not_json(&in_its_line(&error.to_string())))?;
         Ok(Next::Job(pool.call(&self.task, line)))
     }
 
@@ -165,7 +169,8 @@ impl Work for Calls {
     }
 
     fn describe(&self, error: &JobError) -> String {
-        report::describe(error, &self.described)
+        let text = report::describe(error, &self.described);
+        if matches!(error, JobError::Decode(_)) { in_its_line(&text) } else { text }
     }
 
     fn no_workers(&self, cause: &str) -> String {

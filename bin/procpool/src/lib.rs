@@ -25,6 +25,7 @@ mod capsule;
 mod replay;
 
 mod feed;
+mod files;
 mod input;
 mod source;
 
@@ -49,6 +50,7 @@ mod template;
 mod text;
 
 use std::env;
+use std::iter;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -124,10 +126,10 @@ fn explain(error: &clap::Error) -> u8 {
             let message: Vec<&str> = text.lines().map(str::trim).collect();
             let first = message.split(|line| line.is_empty()).next().unwrap_or(&[]);
             let tips = message.iter().filter(|line| line.starts_with("tip: "));
-            let words: Vec<&str> = first.iter().chain(tips).copied().collect();
-            let line = words.join(" ");
-            let line = line.strip_prefix("error: ").unwrap_or(&line);
-            report::say(format_args!("{line} (see `procpool --help`)"));
+            let first = first.join(" ");
+            let first = first.strip_prefix("error: ").unwrap_or(&first);
+            let parts: Vec<&str> = iter::once(first).chain(tips.copied()).collect();
+            report::say(format_args!("{} (see `procpool --help`)", parts.join("; ")));
             exit_code::USAGE
         }
     }

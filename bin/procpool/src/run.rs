@@ -15,6 +15,7 @@ use crate::capsule::{self, What};
 use crate::capture::Captured;
 use crate::command::{self, Ended, Order, Ran, Setup};
 use crate::exit_code;
+use crate::files;
 use crate::input::{Inputs, Lines};
 use crate::interrupt;
 use crate::lines::Streaming;
@@ -47,11 +48,12 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
         report::say("standard input (`-`) can be one source only");
         return Ok(exit_code::USAGE);
     }
-    if let Err(message) = settings.check() {
+    let template = Template::new(words, if shell { Reader::Shell } else { Reader::Command });
+    let checked = settings.check();
+    if let Err(message) = checked.and_then(|()| files::check(&settings, &sources.files())) {
         report::say(message);
         return Ok(exit_code::USAGE);
     }
-    let template = Template::new(words, if shell { Reader::Shell } else { Reader::Command });
     let workdir = settings.workdir.as_deref();
     if let Some(Err(message)) = template.fixed_program().map(|name| program::check(&name, workdir))
     {

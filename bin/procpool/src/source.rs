@@ -112,6 +112,17 @@ impl Sources {
         self.groups.iter().flatten().any(is_typed)
     }
 
+    /// The files among them; `-` is standard input.
+    pub(crate) fn files(&self) -> Vec<&Path> {
+        let mut files = Vec::new();
+        for source in self.groups.iter().flatten() {
+            if let Source::File(file) = source {
+                files.push(file.as_path());
+            }
+        }
+        files
+    }
+
     /// How many inputs there are, if it can be told without reading.
     pub(crate) fn count(&self) -> Option<u64> {
         let len = |source: &Source| match source {

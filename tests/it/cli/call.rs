@@ -61,7 +61,7 @@ fn bad_lines_are_named_and_cost_no_other() {
         );
         ran.complains(
             &format!("procpool: line 9: the argument does not fit {task}: "),
-            "expected u64",
+            "expected u64 at column 6",
         );
         ran.complains(&format!("procpool: line 10: the argument does not fit {task}: "), "`-10`");
         ran.complains(&format!("procpool: line 11: {task} was not called: "), "column 3");

@@ -1,15 +1,17 @@
 //! What makes no sense is said in one line that names it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
 
-use super::procpool;
+use super::{procpool, procpool_in};
 use crate::support::{TempDir, test};
 
 /// Goal: every wrong usage has one code, one line, and names what is wrong. Nothing is run.
 #[test]
 fn wrong_usage_is_named_in_one_line() {
     test(|| {
-        let cases: [(&[&str], &str); 33] = [
+        let cases: [(&[&str], &str); 34] = [
             (&["run"], "COMMAND"),
             (&["run", ":::", "a"], "no command"),
             (&["run", "--bogus", "echo", ":::", "a"], "--bogus"),
@@ -20,6 +22,7 @@ fn wrong_usage_is_named_in_one_line() {
             (&["run", "--timeout", "0s", "echo", ":::", "a"], "--timeout"),
             (&["run", "--retries", "-1", "echo", ":::", "a"], "-1"),
             (&["run", "-a", "-", "-a", "-", "echo"], "one source only"),
+            (&["run", "-j", "-1", "echo", ":::", "a"], "found; tip: "),
             (&["run", "--colsep", "(", "echo", ":::", "a"], "--colsep"),
             (&["run", "--colsep", "x*", "echo", ":::", "a"], "--colsep"),
             (&["run", "--resume-failed", "echo", ":::", "a"], "--resume-failed"),
@@ -50,6 +53,48 @@ fn wrong_usage_is_named_in_one_line() {
             assert_eq!(ran.stderr.lines().count(), 1, "{args:?}: {ran:#?}");
             ran.complains("procpool: ", named);
         }
+    });
+}
+
+/// Goal: no file is written over that the batch itself needs: its input, or what another option writes.
+/// Method: each option with a file that has another use, by another name; what is in the file stays.
+#[test]
+fn a_file_with_two_uses_is_named_and_left_as_it_is() {
+    test(|| {
+        let dir = TempDir::new();
+        let file = dir.path().join("list");
+        let link = dir.path().join("link");
+        symlink(&file, &link).unwrap();
+        let (list, link) = (file.to_str().unwrap(), link.to_str().unwrap());
+        let worker = super::TASKS;
+        let cases: [(&[&str], &str); 9] = [
+            (&["run", "-a", list, "--joblog", list, "echo"], "--joblog"),
+            (&["run", "-a", list, "--joblog", link, "echo"], "--joblog"),
+            (&["run", "--resume", link, "echo", "::::", list], "--resume"),
+            (&["run", "--report", link, "echo", ":::", "a", "::::", list], "--report"),
+            (&["run", "-a", list, "--trace", link, "echo"], "--trace"),
+            (&["run", "--joblog", list, "--report", link, "echo", ":::", "a"], "--report"),
+            (&["run", "--resume", list, "--trace", link, "echo", ":::", "a"], "--trace"),
+            (&["run", "--report", "new", "--trace", "./new", "echo", ":::", "a"], "--trace"),
+            (&["call", "--joblog", link, "--worker", worker, "some::task", list], "--joblog"),
+        ];
+        for (args, option) in cases {
+            fs::write(&file, "1\n2\n").unwrap();
+            let ran = procpool_in(dir.path(), args, b"");
+            assert_eq!((ran.code, ran.out()), (102, ""), "{args:?}: {ran:#?}");
+            ran.complains(&format!("procpool: {option}: `"), " as well");
+            assert_eq!(fs::read(&file).unwrap(), b"1\n2\n", "{args:?}");
+        }
+        // Standard input is a file as well.
+        let mut command = Command::new(super::PROCPOOL);
+        command.args(["run", "--joblog", link, "echo"]).stdin(File::open(&file).unwrap());
+        command.stdout(Stdio::null());
+        let ran = super::start_command(command).finish();
+        assert_eq!(ran.code, 102, "{ran:#?}");
+        assert_eq!(fs::read(&file).unwrap(), b"1\n2\n");
+        // A device has as many uses as anybody likes.
+        let null = ["run", "--joblog", "/dev/null", "--trace", "/dev/null", "echo", ":::", "a"];
+        assert_eq!(procpool(&null, b"").code, 0);
     });
 }
 
