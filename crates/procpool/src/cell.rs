@@ -423,8 +423,9 @@ impl JobCell {
     }
 }
 
-impl fmt::Debug for JobCell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl JobCell {
+    /// The debug text of a future whose value is of the type `value`.
+    pub(crate) fn fmt_future(&self, value: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
         let text = match &state.ended {
             _ if !self.is_done() => "pending",
@@ -433,7 +434,18 @@ impl fmt::Debug for JobCell {
             Some(ended) if ended.is_failed() => "failed",
             Some(_) => "finished",
         };
-        f.debug_struct("JobFuture").field("id", &self.id.number()).field("state", &text).finish()
+        let mut future = f.debug_struct("JobFuture");
+        future.field("id", &self.id.number()).field("state", &text).field("value", &value);
+        if let Some(Ended { result: Err(error), .. }) = &state.ended {
+            future.field("error", &error.to_string());
+        }
+        future.finish()
+    }
+}
+
+impl fmt::Debug for JobCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobCell").field("id", &self.id.number()).finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,6 @@
 //! [`JobFuture`]: the caller's end of a job.
 
+use std::any::type_name;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -186,7 +187,7 @@ impl<R> Future for JobFuture<R> {
 
 impl<R> fmt::Debug for JobFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.cell.fmt(f)
+        self.cell.fmt_future(type_name::<R>(), f)
     }
 }
 

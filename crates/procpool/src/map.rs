@@ -40,7 +40,8 @@ const BUFFER_CHUNKS_PER_WORKER: usize = 4;
 /// may be infinite. Results come in input order, unless [`unordered`](Map::unordered). An error of one
 /// element does not end the iteration. Several elements travel to a worker together (a chunk), but each
 /// has an outcome of its own: one that kills its worker costs itself alone. A panic in the input reaches
-/// the caller of `next`, and ends the input.
+/// the caller of `next`, and ends the input. After a shutdown of the pool each element is refused, as [`JobError::Closed`]: that
+/// does not end an endless map either.
 ///
 /// Dropping it cancels what has not started.
 #[must_use = "a map does nothing until it is iterated"]

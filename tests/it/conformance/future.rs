@@ -75,7 +75,7 @@ fn states_are_seen_in_order_by_every_thread<P: Pool>() {
     });
 }
 
-/// Goal: the debug text of a future says what has become of the job.
+/// Goal: the debug text of a future says what has become of the job: the type of its value, and its error.
 ///
 /// Covers: 6
 fn the_debug_text_shows_the_state<P: Pool>() {
@@ -89,11 +89,13 @@ fn the_debug_text_shows_the_state<P: Pool>() {
     guest.go();
     held.wait();
     assert!(format!("{held:?}").contains("finished"), "{held:?}");
+    assert!(format!("{held:?}").contains("alloc::string::String"), "{held:?}");
     let failing = pool.submit(fail, 1);
     failing.wait();
     assert!(format!("{failing:?}").contains("failed"), "{failing:?}");
     let id = failing.id().to_string();
     assert!(format!("{failing:?}").contains(&id), "{failing:?}");
+    assert!(format!("{failing:?}").contains("panicked"), "{failing:?}");
 }
 
 /// Goal: a timeout says so, changes nothing, and a later wait can succeed. The longest is for ever.

@@ -249,7 +249,7 @@ fn an_elements_own_time_limit_is_its_own() {
 
 /// Goal: dropping a map cancels what has not started, and nothing else.
 ///
-/// Covers: 87, 97, Y7
+/// Covers: 87, Y7
 fn dropping_a_map_cancels_what_has_not_started<P: Pool>() {
     let pool = P::of(1);
     let meeting = Meeting::new();

@@ -27,6 +27,10 @@ const NONE: &[(&str, &str)] = &[
     ("73", "Python only: errors that are falsy."),
     ("88", "The buffer's type is checked by the compiler."),
     (
+        "97",
+        "A map borrows its pool, which so cannot be gone; after a shutdown its elements are refused one by one, see 99.",
+    ),
+    (
         "104",
         "There is no shutdown without waiting; a program that ends without one ends its workers, see X6.",
     ),
