@@ -101,7 +101,7 @@ pub(crate) fn tasks(args: &args::Tasks) -> anyhow::Result<u8> {
 
 /// Settings for a pool with these workers; `None`, and the reason said, if there is no such program.
 fn worker_program(worker: &args::Worker) -> Option<ProcessPoolBuilder> {
-    match program::check(worker.program.as_os_str(), None) {
+    match program::check(worker.program.as_os_str(), None, None) {
         Ok(()) => Some(ProcessPool::builder().worker_program(&worker.program)),
         Err(message) => {
             report::say(format_args!("--worker: {message}"));

@@ -8,22 +8,27 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Says why no job can execute the program `name`, if that can be known. A name without a slash is looked
-/// up in PATH, as execvp(3) does. Jobs start in `workdir`, if there is one.
-pub(crate) fn check(name: &OsStr, workdir: Option<&Path>) -> Result<(), String> {
+/// up in `path`, or in PATH, as execvp(3) does. Jobs start in `workdir`, if there is one.
+pub(crate) fn check(
+    name: &OsStr,
+    workdir: Option<&Path>,
+    path: Option<&OsStr>,
+) -> Result<(), String> {
     let shown = name.display();
+    let here = workdir.unwrap_or(Path::new(""));
     if name.as_bytes().contains(&b'/') {
-        return match is_executable(&workdir.unwrap_or(Path::new("")).join(name)) {
+        return match is_executable(&here.join(name)) {
             Ok(true) => Ok(()),
             Ok(false) => Err(format!("`{shown}` is not an executable file")),
             Err(error) => Err(format!("cannot execute `{shown}`: {error}")),
         };
     }
     // Without PATH the C library has a default of its own, so nothing can be said here.
-    let Some(path) = env::var_os("PATH") else {
+    let Some(path) = path.map(OsStr::to_owned).or_else(|| env::var_os("PATH")) else {
         return Ok(());
     };
-    let is_found =
-        env::split_paths(&path).any(|dir| is_executable(&dir.join(name)).unwrap_or(false));
+    let is_found = env::split_paths(&path)
+        .any(|dir| is_executable(&here.join(dir).join(name)).unwrap_or(false));
     if is_found {
         return Ok(());
     }

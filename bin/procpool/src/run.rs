@@ -54,9 +54,9 @@ pub(crate) fn run(args: args::Run) -> anyhow::Result<u8> {
         report::say(message);
         return Ok(exit_code::USAGE);
     }
-    let workdir = settings.workdir.as_deref();
-    if let Some(Err(message)) = template.fixed_program().map(|name| program::check(&name, workdir))
-    {
+    let (workdir, path) = (settings.workdir.as_deref(), settings.path());
+    let checked = template.fixed_program().map(|name| program::check(&name, workdir, path));
+    if let Some(Err(message)) = checked {
         report::say(message);
         return Ok(exit_code::NOT_FOUND);
     }

@@ -1,5 +1,6 @@
 //! What the settings of `run` and `call` mean for their pool.
 
+use std::ffi::OsStr;
 use std::sync::OnceLock;
 use std::thread;
 
@@ -33,6 +34,12 @@ impl Settings {
             builder = builder.env(name, value);
         }
         builder
+    }
+
+    /// Where jobs look for their programs, if they are told.
+    pub(crate) fn path(&self) -> Option<&OsStr> {
+        let set = self.env.iter().rev().find(|(name, _)| name == "PATH");
+        set.map(|(_, value)| value.as_os_str())
     }
 
     /// Changes this process, from which workers inherit. Call it before the pool is made.

@@ -120,6 +120,26 @@ fn a_command_that_is_not_found_is_said_once() {
     });
 }
 
+/// Goal: a command is looked for where the jobs look: in the PATH that they are given, and from their directory.
+#[test]
+fn a_command_is_looked_for_where_jobs_look() {
+    test(|| {
+        let dir = TempDir::new();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        symlink("/bin/echo", dir.path().join("bin/only-here")).unwrap();
+        let here = dir.path().to_str().unwrap();
+        let path = format!("PATH={here}/bin");
+        let ran = procpool(&["run", "--env", &path, "only-here", ":::", "a"], b"");
+        assert_eq!((ran.code, ran.out()), (0, "a\n"), "{ran:#?}");
+        let args = ["run", "--workdir", here, "--env", "PATH=bin", "only-here", ":::", "a"];
+        let ran = procpool(&args, b"");
+        assert_eq!((ran.code, ran.out()), (0, "a\n"), "{ran:#?}");
+        let ran = procpool(&["run", "--env", &path, "ls", ":::", "a", "b"], b"");
+        assert_eq!((ran.code, ran.out()), (127, ""), "{ran:#?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+    });
+}
+
 /// Goal: a command whose name depends on the input fails for the input for which it does.
 #[test]
 fn a_command_that_an_input_names_fails_with_that_input() {
