@@ -19,7 +19,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let number: f64 =
         number.parse().map_err(|_| "not a duration; examples: 30s, 500ms, 1.5m, 2h")?;
     match Duration::try_from_secs_f64(number * seconds) {
-        Ok(duration) if duration.is_zero() => Err("a time limit is more than nothing".into()),
+        Ok(duration) if duration.is_zero() => Err("a duration is more than nothing".into()),
         Ok(duration) => Ok(duration),
         Err(_) => Err("too long".into()),
     }
