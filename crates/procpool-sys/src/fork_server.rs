@@ -95,29 +95,50 @@ impl Forker {
         birth: &AtomicU64,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> io::Result<(i64, Birthplace)> {
-        let mut flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
-        if !self.tid.is_null() {
-            flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
-        }
+        let flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID | self.tid_flags();
         if let Some(cgroup) = cgroup {
-            match self.clone3(flags as u64, birth, Some(cgroup)) {
+            match self.clone3(flags as u64, EXIT_SIGNAL, birth, Some(cgroup)) {
                 Ok(pid) => return Ok((pid, Birthplace::Cgroup)),
                 Err(error) if is_shortage(&error) => return Err(error),
                 // Not into that cgroup, for whatever reason: the worker moves there itself.
                 Err(_) => {}
             }
         }
-        let pid = match self.clone3(flags as u64, birth, None) {
-            // Sandboxes forbid clone3, since a filter cannot look at its arguments, and allow the older call.
-            Err(error) if is_refusal(&error) => self.clone_the_old_way(flags, birth)?,
-            result => result?,
-        };
-        Ok((pid, Birthplace::Elsewhere))
+        Ok((self.clone_here(flags, EXIT_SIGNAL, birth)?, Birthplace::Elsewhere))
+    }
+
+    /// Forks a child of this process, beside it in its cgroup. 0 in the child, which must be [mended](Self::mend_child).
+    /// `signal` is what it sends this process when it ends.
+    pub(crate) fn clone_child(&self, signal: libc::c_int) -> io::Result<i64> {
+        // Nobody reads it: the flag that has the kernel write there is not set.
+        let nowhere = AtomicU64::new(0);
+        self.clone_here(self.tid_flags(), signal as u64, &nowhere)
+    }
+
+    fn tid_flags(&self) -> libc::c_int {
+        if self.tid.is_null() { 0 } else { libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID }
+    }
+
+    fn clone_here(
+        &self,
+        flags: libc::c_int,
+        exit_signal: u64,
+        birth: &AtomicU64,
+    ) -> io::Result<i64> {
+        match self.clone3(flags as u64, exit_signal, birth, None) {
+            // Sandboxes forbid clone3, since a filter cannot look at its arguments, and allow the older call, which has
+            // the signal among the flags.
+            Err(error) if is_refusal(&error) => {
+                self.clone_the_old_way(flags | exit_signal as libc::c_int, birth)
+            }
+            result => result,
+        }
     }
 
     fn clone3(
         &self,
         flags: u64,
+        exit_signal: u64,
         birth: &AtomicU64,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> io::Result<i64> {
@@ -128,7 +149,7 @@ impl Forker {
             args.flags |= CLONE_INTO_CGROUP;
             args.cgroup = cgroup.as_raw_fd() as u64;
         }
-        args.exit_signal = EXIT_SIGNAL;
+        args.exit_signal = exit_signal;
         args.parent_tid = birth.as_ptr() as u64;
         args.child_tid = self.tid as u64;
         let (args, len) = (&raw const args, size_of::<libc::clone_args>());
@@ -154,15 +175,20 @@ impl Forker {
 
     /// Puts right in the child what a plain copy of the server gets wrong.
     fn mend(&self) {
+        self.mend_child();
+        worker::answer_for_nobody();
+        // The host does so too: whoever comes first, no signal for one group ever reaches the other.
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    }
+
+    /// The same in a child of a worker, which stays in the worker's group.
+    pub(crate) fn mend_child(&self) {
         if let Some(RobustList { head, len }) = self.robust {
             // The kernel has forgotten it for the child. An error would leave it forgotten.
             // SAFETY: the copy of the list that this very thread had registered in the server.
             unsafe { libc::syscall(libc::SYS_set_robust_list, head, len) };
         }
         watch::settle();
-        worker::answer_for_nobody();
-        // The host does so too: whoever comes first, no signal for one group ever reaches the other.
-        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     }
 }
 
@@ -177,7 +203,7 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// How many threads this process has.
-fn thread_count() -> io::Result<u64> {
+pub(crate) fn thread_count() -> io::Result<u64> {
     // Two links are the directory's own, one more is each thread's (proc_task_getattr in fs/proc/base.c).
     Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod channel;
+pub mod child;
 pub mod clock;
 pub mod fork;
 pub mod fork_server;

@@ -62,6 +62,10 @@ pub enum Exit {
 /// How far apart the looks are whether a process has stopped: about the time of a wake-up.
 const STOP_LOOKS_APART: Duration = Duration::from_micros(50);
 
+/// How long an orphan that was killed may take to die before it is left unreaped: one that the kernel lets die does so
+/// within a millisecond.
+const DYING_MAX: Duration = Duration::from_millis(100);
+
 /// A running child that leads a process group of its own. Not reaped before [`Process::reap`], so its
 /// id stays its own; dropping it kills and reaps it.
 #[derive(Debug)]
@@ -232,7 +236,8 @@ impl Process {
     }
 
     /// Kills what is left of the group and reaps the leader, in this order: once it is reaped, its id
-    /// may belong to a stranger.
+    /// may belong to a stranger. With the leader those of the group who have become our children by its death: a host that
+    /// is process 1, or a subreaper (PR_SET_CHILD_SUBREAPER(2const)), gets them, and does not know of them.
     pub fn reap(mut self) {
         self.reap_in_place();
     }
@@ -241,21 +246,51 @@ impl Process {
         if self.state == State::Unreaped {
             self.kill_group();
             self.state = State::Reaped;
-            reap_by(&self.pidfd);
+            if wait_by(&self.pidfd, libc::WEXITED | libc::WNOWAIT) {
+                self.reap_group();
+            }
+        }
+    }
+
+    /// The leader, which has ended and is ours, and whoever of its group was killed and is ours by now.
+    fn reap_group(&self) {
+        let deadline = Instant::now() + DYING_MAX;
+        loop {
+            let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+            let (place, options) = (info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG);
+            // SAFETY: `info` is a valid place for one siginfo_t. The group's id is its own while one of it is unreaped.
+            let result = unsafe { libc::waitid(libc::P_PGID, self.id, place, options) };
+            if result != 0 {
+                // None is left.
+                return;
+            }
+            // SAFETY: all zeroes is a valid value of this structure of numbers.
+            let info = unsafe { info.assume_init_ref() };
+            // SAFETY: waitid has said who, or nobody, in this field.
+            if unsafe { info.si_pid() } == 0 {
+                if Instant::now() >= deadline {
+                    return;
+                }
+                // It was killed, and has no way to tell when it is dead.
+                thread::sleep(STOP_LOOKS_APART);
+            }
         }
     }
 }
 
-/// Waits for the end of a child of ours and reaps it.
-fn reap_by(pidfd: &OwnedFd) {
+/// Waits for the end of a child of ours. False if it is not ours any more.
+fn wait_by(pidfd: &OwnedFd, options: i32) -> bool {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let fd = pidfd.as_raw_fd() as libc::id_t;
     loop {
         // SAFETY: `info` is a valid place for one siginfo_t, and the descriptor is ours.
-        let result = unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), libc::WEXITED) };
+        let result = unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) };
+        if result == 0 {
+            return true;
+        }
         // Any other error means that somebody else has reaped it.
-        if result == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return;
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return false;
         }
     }
 }
@@ -268,13 +303,20 @@ fn exit_of(pidfd: &OwnedFd) -> io::Result<Option<Exit>> {
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(Some(Exit::Unknown)),
         Err(error) => return Err(error),
     };
-    // SAFETY: waitid has said something, so this field is set.
-    let status = unsafe { info.si_status() };
-    Ok(Some(match info.si_code {
-        libc::CLD_EXITED => Exit::Code(status),
-        libc::CLD_DUMPED => Exit::Signal(status, true),
-        _ => Exit::Signal(status, false),
-    }))
+    Ok(Some(Exit::of(&info)))
+}
+
+impl Exit {
+    /// What waitid(2) has said of the end of a child.
+    pub(crate) fn of(info: &libc::siginfo_t) -> Exit {
+        // SAFETY: waitid has said something, so this field is set.
+        let status = unsafe { info.si_status() };
+        match info.si_code {
+            libc::CLD_EXITED => Exit::Code(status),
+            libc::CLD_DUMPED => Exit::Signal(status, true),
+            _ => Exit::Signal(status, false),
+        }
+    }
 }
 
 /// What waitid(2) has to say at once of the child behind a pidfd, of the kinds asked for. It is left to be said again.
@@ -391,7 +433,7 @@ mod tests {
         };
         pidfd::kill(process.pidfd()).unwrap();
         wait(&process);
-        reap_by(&process.pidfd);
+        assert!(wait_by(&process.pidfd, libc::WEXITED));
         assert_eq!(process.exit().unwrap(), Some(Exit::Unknown));
         // By number nobody is reached any more, whoever has it. More time could only make this stronger.
         process.signal_group_by_id(Signal::SIGKILL);

@@ -197,6 +197,43 @@ pub fn die_with(host: u32, cgroup_kill: Option<&[u8]>) -> io::Result<()> {
     if getppid().as_raw() as u32 == host { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
 }
 
+/// For a worker whose jobs run in children: has all signals blocked but those that [`die_with`] handles for a host's death
+/// and for its being continued.
+pub(crate) fn leave_signals_to_children() -> io::Result<()> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is valid for a set.
+    unsafe { libc::sigfillset(set.as_mut_ptr()) };
+    for signal in [host_died_signal(), libc::SIGCONT] {
+        // SAFETY: the call above has made the set.
+        unsafe { libc::sigdelset(set.as_mut_ptr(), signal) };
+    }
+    // SAFETY: the set is valid for the call; a null pointer says that the old mask is not wanted.
+    let result =
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Hears every signal again.
+pub fn hear_all_signals() {
+    // It fails for numbers alone that are no ways to change a mask.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// In a new child of a worker: what [`die_with`] has done for the worker, whose handlers and files it has; then it hears
+/// every signal.
+pub(crate) fn become_child(worker: u32) {
+    // As there.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    HOST.store(worker, Ordering::Relaxed);
+    WORKER.store(process::id(), Ordering::Relaxed);
+    // It fails for numbers alone that are no signals.
+    let _ = watch::ask_for(host_died_signal());
+    if getppid().as_raw() as u32 != worker {
+        kill_self();
+    }
+    hear_all_signals();
+}
+
 /// High among the real-time signals, which few programs use, and below the last two, which debuggers
 /// and test tools like.
 fn host_died_signal() -> i32 {

@@ -67,6 +67,7 @@ fn outcome(ticket: Ticket) -> ResultHeader {
         given_back: false,
         leaked: false,
         leaving: false,
+        child: 0,
         usage: None,
     }
 }

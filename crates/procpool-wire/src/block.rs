@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! black box   what the worker is doing: ticket, phase, element, since when; what it has not published yet
-//! control     what the pool asks: stop this ticket; which slot it is; a fork server notes its last child, a worker its thread
+//! control     what the pool asks: stop this ticket; which slot it is; a fork server notes its last child, a worker its thread,
+//!             the child that runs its job, and how that ended
 //! positions   of the two rings; who sleeps and wants a bell; on which CPU each end looks for what comes
 //! progress    the latest progress report of a job
 //! panic       the record of a panic that the process did not survive
@@ -63,6 +64,8 @@ const SLOT: usize = 9;
 const BIRTH_NUMBER: usize = 10;
 const BIRTH: usize = 11;
 const THREAD: usize = 12;
+const CHILD: usize = 13;
+const CHILD_END: usize = 14;
 const JOBS_TAIL: usize = 16;
 const JOBS_HEAD: usize = 24;
 const RESULTS_TAIL: usize = 32;
@@ -212,9 +215,24 @@ pub struct ResultHeader {
     pub leaked: bool,
     /// True if the worker takes no further job, and waits to be told to exit.
     pub leaving: bool,
+    /// The child that ran the job; 0 if it was the worker itself.
+    pub child: u32,
     /// Measured for long jobs only.
     pub usage: Option<Usage>,
 }
+
+/// How a child ended in which a worker has run a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildEnd {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it; whether it left a core file.
+    Signal(i32, bool),
+}
+
+const CHILD_EXITED: u64 = 1;
+const CHILD_KILLED: u64 = 2;
+const CHILD_DUMPED: u64 = 3;
 
 /// What a job used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,6 +346,38 @@ impl<M: AsRef<[AtomicU64]>> Block<M> {
     /// The same, on the pool's side; 0 before it was said.
     pub fn thread(&self) -> u32 {
         self.word(THREAD).load(Ordering::Relaxed) as u32
+    }
+
+    /// In a worker's child: its process id, before it claims its job.
+    pub fn set_child(&self, pid: u32) {
+        self.word(CHILD).store(u64::from(pid), Ordering::Relaxed);
+    }
+
+    /// The child that runs the worker's job, or ran the last one; 0 if the worker runs its jobs itself.
+    pub fn child(&self) -> u32 {
+        self.word(CHILD).load(Ordering::Relaxed) as u32
+    }
+
+    /// Worker: its child has ended like this, and so it ends as well.
+    pub fn set_child_end(&self, end: ChildEnd) {
+        let (value, how) = match end {
+            ChildEnd::Code(code) => (code, CHILD_EXITED),
+            ChildEnd::Signal(signal, false) => (signal, CHILD_KILLED),
+            ChildEnd::Signal(signal, true) => (signal, CHILD_DUMPED),
+        };
+        self.word(CHILD_END).store(u64::from(value as u32) << 32 | how, Ordering::Release);
+    }
+
+    /// The same, on the pool's side; `None` if the worker had no word on a child's end.
+    pub fn child_end(&self) -> Option<ChildEnd> {
+        let word = self.word(CHILD_END).load(Ordering::Acquire);
+        let value = (word >> 32) as i32;
+        match word & u64::from(u32::MAX) {
+            CHILD_EXITED => Some(ChildEnd::Code(value)),
+            CHILD_KILLED => Some(ChildEnd::Signal(value, false)),
+            CHILD_DUMPED => Some(ChildEnd::Signal(value, true)),
+            _ => None,
+        }
     }
 
     /// Tells at `ours` that this end looks for what comes on this CPU, unless it was `told` so. True if the other end said
@@ -483,6 +533,8 @@ const FLAG_STREAMED: u64 = 4;
 const FLAG_GIVEN_BACK: u64 = 8;
 const FLAG_LEAKED: u64 = 16;
 const FLAG_LEAVING: u64 = 32;
+/// The child that ran the job is in the upper half of the word of flags.
+const CHILD_SHIFT: u32 = 32;
 
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,15 @@ pub enum Role {
     ForkServer,
 }
 
+/// Where a worker runs its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Runs {
+    /// It runs them itself.
+    Here,
+    /// Each in a child of its own, which ends with it.
+    InChildren,
+}
+
 /// What came of a request to fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Forked {
@@ -74,6 +83,8 @@ pub struct Setup {
     pub stack_size: u64,
     /// How many jobs the worker runs, if it exits by itself after so many.
     pub jobs: Option<u64>,
+    /// Where the worker runs them.
+    pub runs: Runs,
     /// Whether the worker looks for a job for a moment before it sleeps. On the only processor that would keep the pool
     /// from running.
     pub spins: bool,

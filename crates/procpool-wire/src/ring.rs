@@ -85,6 +85,11 @@ impl<'m> Ring<'m> {
         if waiting > self.words.len() as u64 { Err(Corrupt) } else { Ok(waiting as usize) }
     }
 
+    /// Where the writer is, as it says itself.
+    pub fn published(&self) -> u64 {
+        self.tail.load(Ordering::Acquire)
+    }
+
     /// For the writer: everything before `tail` may be read.
     #[inline]
     pub fn publish(&self, tail: u64) {

@@ -103,8 +103,14 @@ pub enum Isolation {
     /// directory, signal handlers, limits) the next one finds changed. The default.
     Reuse,
     /// Each job, and each element of a [`map`](crate::ProcessPool::map), has a process of its own, which ends with
-    /// it. [`chunk_size`](crate::Map::chunk_size) does not count. The initializer runs in each of them. Forked off a server
-    /// without a preload, a process has one thread for all of this, its main thread, where a cgroup holds it.
+    /// it. [`chunk_size`](crate::Map::chunk_size) does not count. The initializer runs in each of them.
+    ///
+    /// It is cheapest with [`StartMethod::ForkServer`] where a cgroup holds workers, without a preload, an initializer, a
+    /// `memory_limit`, `process_limit` or `stack_limit`, and unless `leaks` are errors: then a worker runs no code but ours, and
+    /// forks a child for each job. The job runs on the child's main thread, in the worker's process group; its report and
+    /// its death have the child's id. A child that dies takes its worker with it. After its job the child writes what waits in
+    /// its standard output and in the C library's streams, and ends without handlers of atexit(3), unless the job has left
+    /// threads: then it exits as any program does. Elsewhere each job has a worker.
     FreshProcess,
 }
 

@@ -90,7 +90,8 @@ pub struct Death {
     pub pid: u32,
     /// Which attempt this was, from 1.
     pub attempt: u32,
-    /// The last lines that the worker wrote to its stderr; a few KiB at most.
+    /// The last lines that the worker wrote to its stderr; a few KiB at most. Earlier jobs of that worker can have
+    /// written some of them, in their own processes too if it forked one for each.
     pub stderr_tail: String,
     /// What else is known: the worker broke the protocol, or closed its control channel.
     pub detail: Option<String>,

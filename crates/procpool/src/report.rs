@@ -169,7 +169,8 @@ pub struct Stats {
 pub struct WorkerInfo {
     /// Its slot: from 0 to the number of workers, and the same for its replacement.
     pub index: usize,
-    /// Its process id.
+    /// Its process id. A worker can have a child for each job, which is then the process of reports and deaths: see
+    /// [`Isolation::FreshProcess`](crate::Isolation::FreshProcess).
     pub pid: u32,
     /// What it is doing.
     pub state: WorkerState,

@@ -241,6 +241,7 @@ fn header(ticket: Ticket) -> ResultHeader {
         given_back: false,
         leaked: false,
         leaving: false,
+        child: 0,
         usage: None,
     }
 }

@@ -26,6 +26,7 @@ fn a_host_hears_nothing_and_keeps_its_signals() {
 /// birth and its program, with the host's mask put back before the host goes on.
 const WORKER_SIDE: &[&str] = &[
     "procpool/src/worker/",
+    "procpool-sys/src/child.rs",
     "procpool-sys/src/worker.rs",
     "procpool-sys/src/worker/",
     "procpool-sys/src/stack.rs",

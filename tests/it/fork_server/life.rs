@@ -224,6 +224,12 @@ fn hash_keys_are_each_workers_own() {
             assert_ne!(one, other);
             leaves_nobody(pool);
         }
+        // One after another in the same worker, which has a child for each.
+        let pool = fresh(builder(1)).build().unwrap();
+        let hash = |()| RandomState::new().hash_one(7);
+        let [one, other] = [(); 2].map(|()| pool.submit(hash, ()).result().unwrap());
+        assert_ne!(one, other);
+        leaves_nobody(pool);
     });
 }
 

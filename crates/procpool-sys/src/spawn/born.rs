@@ -140,7 +140,7 @@ impl Plan {
         // SAFETY: the call has succeeded, so the kernel has put a new descriptor there for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         if errno != 0 {
-            super::reap_by(&pidfd);
+            super::wait_by(&pidfd, libc::WEXITED);
             return Err(Failure::Start(io::Error::from_raw_os_error(errno)));
         }
         Ok((result as u32, pidfd))

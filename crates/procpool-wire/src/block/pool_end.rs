@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
-    Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
+    Block, Body, CHILD_SHIFT, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
     FLAG_STREAMED, FLAG_USAGE, INLINE_WORDS_MAX, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT,
     POOL_CPU, POOL_SLEEPS, RECORD_HEADER, RING_WORDS, ResultHeader, TICKETS_MAX, Ticket, Usage,
     WORKER_CPU, WORKER_SLEEPS, claim_word,
@@ -168,6 +168,7 @@ impl<M: AsRef<[AtomicU64]>> PoolEnd<M> {
             given_back: flags & FLAG_GIVEN_BACK != 0,
             leaked: flags & FLAG_LEAKED != 0,
             leaving: flags & FLAG_LEAVING != 0,
+            child: (flags >> CHILD_SHIFT) as u32,
             usage: (flags & FLAG_USAGE != 0)
                 .then(|| Usage { cpu_ns: ring.get(at + 6), peak_rss: ring.get(at + 7) }),
         };

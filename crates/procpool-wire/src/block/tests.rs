@@ -46,6 +46,7 @@ fn result(ticket: Ticket) -> ResultHeader {
         given_back: false,
         leaked: false,
         leaving: false,
+        child: 0,
         usage: None,
     }
 }

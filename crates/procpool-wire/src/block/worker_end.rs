@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
-    Block, Body, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
+    Block, Body, CHILD_SHIFT, CLAIMS, Claim, FLAG_GIVEN_BACK, FLAG_LAST, FLAG_LEAKED, FLAG_LEAVING,
     FLAG_STREAMED, FLAG_USAGE, JobHeader, NAME_LEN_BITS, PENDING, PENDING_AT, POOL_CPU,
     POOL_SLEEPS, POSITION, Phase, RECORD_HEADER, ResultHeader, STARTED, TICKET, TICKETS_MAX,
     Ticket, WORKER_CPU, WORKER_SLEEPS, claim_word,
@@ -130,6 +130,13 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         self.block.word(POSITION).store(u64::from(element) << 32 | phase as u64, Ordering::Release);
     }
 
+    /// Goes on where another process, a child that had a copy of this end, has published its last result.
+    pub fn resume_results(&mut self) {
+        self.results_tail = self.block.results().published();
+        self.results_room = 0;
+        (self.pending_words, self.pending_count) = (0, 0);
+    }
+
     /// Results written and not yet published.
     pub fn pending_count(&self) -> u32 {
         self.pending_count
@@ -215,6 +222,7 @@ impl<M: AsRef<[AtomicU64]>> WorkerEnd<M> {
         let at = self.results_tail;
         let words = RECORD_HEADER + words;
         let mut flags = flags
+            | u64::from(header.child) << CHILD_SHIFT
             | if header.last { FLAG_LAST } else { 0 }
             | if header.given_back { FLAG_GIVEN_BACK } else { 0 }
             | if header.leaked { FLAG_LEAKED } else { 0 }

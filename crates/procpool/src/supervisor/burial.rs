@@ -6,6 +6,7 @@ use procpool_sys::clock;
 use procpool_sys::spawn::Exit;
 use procpool_wire::frame::{Frame, FrameKind};
 
+use super::channel::PoolChannel;
 use super::containment::Asks;
 use super::entry::Completion;
 use super::machine::Event;
@@ -38,6 +39,8 @@ impl Supervisor {
         let Some(worker) = self.workers[slot].take() else {
             return;
         };
+        let child_exit = self.inner.dispatch().channel(slot).and_then(PoolChannel::child_exit);
+        let exit = child_exit.unwrap_or(exit);
         let state = self.machine.slot(slot);
         let pid = worker.process.id();
         let (detail, tail) = self.lay_to_rest(slot, worker, exit, state, completions);

@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use interprocess::os::unix::uds_local_socket::Stream;
 use procpool_sys::mapping::Mapping;
+use procpool_sys::spawn::Exit;
 use procpool_wire::block::{
-    BlackBox, Block, Body, Claim, PoolEnd, ResultHeader, TICKETS_MAX, Ticket,
+    BlackBox, Block, Body, ChildEnd, Claim, PoolEnd, ResultHeader, TICKETS_MAX, Ticket,
 };
 use procpool_wire::elements::Kind;
 use procpool_wire::frame::Decoder;
+use procpool_wire::handshake::Runs;
 
 use super::entry::{Entry, EntryBox, StopReason};
 use crate::attachments::carrier::Carrier;
@@ -39,6 +41,8 @@ use standing::AtHand;
 const WINDOW_NS: u64 = 500_000;
 /// Jobs that take longer than this are handed out one at a time: the gap between two costs little.
 const LONG_JOB_NS: u64 = 10_000_000;
+/// What a process of its own costs a job, about, beyond what the job says that it took.
+const CHILD_NS: u64 = 100_000;
 /// What is assumed of the first job.
 const AVERAGE_FIRST_NS: u64 = WINDOW_NS;
 
@@ -95,6 +99,7 @@ pub(crate) struct PoolChannel {
     /// How soon after its start one of the jobs since the worker was last without can reach a limit.
     first_look: Option<Duration>,
     paused: Option<Paused>,
+    runs: Runs,
     pub(crate) intake: Intake,
     /// Jobs that may still be sent to this worker.
     quota: Option<u64>,
@@ -107,7 +112,7 @@ pub(crate) struct PoolChannel {
 }
 
 impl PoolChannel {
-    pub(crate) fn new(memory: Mapping, fd: OwnedFd, quota: Option<u64>) -> PoolChannel {
+    pub(crate) fn new(memory: Mapping, fd: OwnedFd, quota: Option<u64>, runs: Runs) -> PoolChannel {
         let end = PoolEnd::new(Block::new(memory));
         end.want_bell(true);
         PoolChannel {
@@ -128,6 +133,7 @@ impl PoolChannel {
             at_hand: AtHand::Usual,
             first_look: None,
             paused: None,
+            runs,
             intake: Intake::Open,
             quota,
             jobs_done: 0,
@@ -307,6 +313,28 @@ impl PoolChannel {
             }
             self.end.block().ask_to_stop(ticket);
         }
+    }
+
+    /// Whether the worker has a child for each of its jobs.
+    pub(crate) fn forks_children(&self) -> bool {
+        self.runs == Runs::InChildren
+    }
+
+    /// The process that runs the job at hand.
+    pub(crate) fn pid_of_job(&self) -> u32 {
+        match (self.runs, self.end.block().child()) {
+            (Runs::Here, _) | (_, 0) => self.pid,
+            (Runs::InChildren, child) => child,
+        }
+    }
+
+    /// After the worker's death: how the child ended for which it died.
+    pub(crate) fn child_exit(&self) -> Option<Exit> {
+        let end = self.end.block().child_end().filter(|_| self.runs == Runs::InChildren)?;
+        Some(match end {
+            ChildEnd::Code(code) => Exit::Code(code),
+            ChildEnd::Signal(signal, core) => Exit::Signal(signal, core),
+        })
     }
 
     /// After a fork server's death: its last child, the `number`th, if that was born.

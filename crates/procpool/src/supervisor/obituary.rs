@@ -41,15 +41,19 @@ impl Obituary<'_> {
         let now = clock::monotonic_ns();
         let black_box_ticket = channel.running().map(|(ticket, ..)| ticket);
         let panic = black_box_ticket.and_then(|ticket| channel.fatal_panic(ticket));
+        let pid = match self.end {
+            End::Reaped => channel.pid_of_job(),
+            End::Abandoned => self.pid,
+        };
         let fates = channel.bury();
         let settle = |(mut entry, ticket, fate): (EntryBox, _, Fate)| match fate {
             Fate::NotStarted => Next::Requeue(entry),
             Fate::Finished => entry.next(),
             Fate::Culprit { black_box, stopping } => {
-                entry.note_death(self.pid, self.slot, &black_box, now);
+                entry.note_death(pid, self.slot, &black_box, now);
                 match (stopping, &panic) {
                     (Some(reason), _) if self.end == End::Abandoned => {
-                        let death = self.death(&entry, phase_of(black_box.phase));
+                        let death = self.death(&entry, pid, phase_of(black_box.phase));
                         entry.outlived(reason, death)
                     }
                     (Some(reason), _) => entry.stopped(reason, self.ended_by()),
@@ -58,7 +62,7 @@ impl Obituary<'_> {
                         entry.fail_current(error)
                     }
                     (None, _) => {
-                        let death = self.death(&entry, phase_of(black_box.phase));
+                        let death = self.death(&entry, pid, phase_of(black_box.phase));
                         entry.killed_worker(JobError::Died(death))
                     }
                 }
@@ -67,12 +71,12 @@ impl Obituary<'_> {
         fates.into_iter().map(settle).collect()
     }
 
-    fn death(&self, entry: &Entry, phase: Phase) -> Death {
+    fn death(&self, entry: &Entry, pid: u32, phase: Phase) -> Death {
         Death {
             status: self.status,
             phase,
             oom: self.oom,
-            pid: self.pid,
+            pid,
             attempt: entry.attempt(),
             stderr_tail: self.tail.to_owned(),
             detail: self.detail.clone().or_else(|| limit_hit(self.status).map(str::to_owned)),

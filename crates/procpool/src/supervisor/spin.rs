@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::epoll::EpollTimeout;
 use procpool_sys::clock;
 
+use super::channel::PoolChannel;
 use super::{Course, Supervisor, Worker};
 use crate::builder::Isolation;
 
@@ -68,7 +69,7 @@ impl Supervisor {
 
     /// Looks for results of the workers that have just had some, for as long as some keep coming.
     pub(super) fn spin(&mut self) {
-        if self.inner.settings.isolation == Isolation::FreshProcess {
+        if self.inner.settings.isolation == Isolation::FreshProcess && !self.forks_children() {
             // A worker that has had its job has no more results, and those that start need the processors.
             while !self.hot.is_empty() && self.cool_down() {}
             return;
@@ -133,6 +134,13 @@ impl Supervisor {
             }
         }
         self.leave_crew();
+    }
+
+    /// Whether one of the workers that had results has a child for each job, and so will have more.
+    fn forks_children(&self) -> bool {
+        let dispatch = self.inner.dispatch();
+        let mut channels = self.hot.iter().filter_map(|slot| dispatch.channel(*slot));
+        channels.any(PoolChannel::forks_children)
     }
 
     /// True if callers have read results since the last look, and none has left it to this thread meanwhile.

@@ -15,7 +15,7 @@ use procpool_sys::spawn::{self, Program};
 use procpool_sys::{channel as sockets, limits};
 use procpool_wire::codec;
 use procpool_wire::frame::{Frame, FrameKind};
-use procpool_wire::handshake::{Contained, Role, Setup, StartFault, Target};
+use procpool_wire::handshake::{Contained, Role, Runs, Setup, StartFault, Target};
 use procpool_wire::limits::{LeakPolicy, WorkerLimits};
 
 use super::channel::PoolChannel;
@@ -27,9 +27,10 @@ use super::stderr::{Tap, Uses};
 use super::{Supervisor, Token, Worker};
 use crate::attachments::Forgets;
 use crate::attachments::carrier::Carrier;
-use crate::builder::{Initializer, Isolation, StartMethod};
+use crate::builder::{Initializer, Isolation, Settings, StartMethod};
 use crate::events;
 use crate::nesting;
+use crate::worker::stack_limit;
 
 /// What a process of the pool needs before it is there.
 pub(super) struct Cradle {
@@ -91,13 +92,14 @@ impl Supervisor {
                 ..Contained::default()
             },
         };
-        let setup = self.setup(role, slot, contained);
+        let runs = runs_of(settings, role, &hold);
+        let setup = self.setup(role, slot, contained, runs);
         let memories = &mut self.memories;
         let mut channel = || {
             let (ours, control) = sockets::pair()?;
             let memory = memories.take()?;
             let mapping = memory.mapping.clone();
-            let mut channel = PoolChannel::new(mapping, ours, settings.jobs_per_worker());
+            let mut channel = PoolChannel::new(mapping, ours, jobs_of(settings, runs), runs);
             let wake: Arc<dyn Forgets> = Arc::clone(&self.inner.wake) as _;
             channel.set_who_forgets(Arc::downgrade(&wake));
             let stdout = io::stdout();
@@ -183,7 +185,13 @@ impl Supervisor {
     }
 
     /// The first frame for a process of the pool. The slot is not known of every worker.
-    pub(super) fn setup(&self, role: Role, slot: Option<usize>, contained: Contained) -> Vec<u8> {
+    pub(super) fn setup(
+        &self,
+        role: Role,
+        slot: Option<usize>,
+        contained: Contained,
+        runs: Runs,
+    ) -> Vec<u8> {
         let settings = &self.inner.settings;
         let initializer = settings.initializer_of(role);
         // What a preload needs is not limited by what workers may use.
@@ -197,6 +205,9 @@ impl Supervisor {
                     // It leaves after its job anyway, and with it what the job has left. To look would cost as
                     // much as all the rest.
                     limits.leaks = LeakPolicy::Ignore;
+                }
+                if runs == Runs::InChildren {
+                    limits.rss = None;
                 }
                 limits
             }
@@ -212,7 +223,8 @@ impl Supervisor {
             depth: nesting::below(),
             host: process::id(),
             stack_size: settings.stack_size as u64,
-            jobs: settings.jobs_per_worker().filter(|_| role == Role::Worker),
+            jobs: jobs_of(settings, runs).filter(|_| role == Role::Worker),
+            runs,
             spins: self.inner.spin_ns > 0,
             counts: clock::counter_is_steady(),
             payload_limit: settings.payload_limit,
@@ -276,6 +288,34 @@ impl Supervisor {
                 self.events.push(Event::Faulty(slot));
             }
         }
+    }
+}
+
+/// Where a process of the pool runs its jobs. Forked ones that nothing but a cgroup need hold fork a child for each, if each
+/// shall have a process of its own: what they would have to see to for it the pool's other ways see to.
+fn runs_of(settings: &Settings, role: Role, hold: &Hold) -> Runs {
+    let is_wanted = settings.isolation == Isolation::FreshProcess
+        && settings.start_method == StartMethod::ForkServer
+        && role == Role::Worker;
+    // These are each process's own, or counted over all of a worker.
+    let is_plain = settings.initializer.is_none()
+        && settings.preload.is_none()
+        && settings.memory_limit.is_none()
+        && settings.process_limit.is_none()
+        && settings.limits.leaks != LeakPolicy::Error
+        && settings.limits.stack.is_none();
+    let has_stack = || stack_limit().is_some_and(|limit| limit >= settings.stack_size as u64);
+    match is_wanted && is_plain && hold.has_cgroup() && has_stack() {
+        true => Runs::InChildren,
+        false => Runs::Here,
+    }
+}
+
+/// How many jobs a worker gets.
+fn jobs_of(settings: &Settings, runs: Runs) -> Option<u64> {
+    match runs {
+        Runs::Here => settings.jobs_per_worker(),
+        Runs::InChildren => None,
     }
 }
 

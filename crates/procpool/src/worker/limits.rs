@@ -37,7 +37,7 @@ pub(super) fn apply(wanted: &WorkerLimits) -> Result<(), StartFault> {
 }
 
 /// How large the main thread's stack may grow, in bytes.
-pub(super) fn stack_limit() -> Option<u64> {
+pub(crate) fn stack_limit() -> Option<u64> {
     Some(getrlimit(Resource::RLIMIT_STACK).ok()?.0)
 }
 

@@ -29,12 +29,13 @@ use procpool_sys::worker::{self, Birthplace};
 use procpool_wire::block::{BLOCK_WORDS, Block, Ticket};
 use procpool_wire::codec;
 use procpool_wire::frame::FrameKind;
-use procpool_wire::handshake::{Form, Role, Setup, StartFault, Target};
+use procpool_wire::handshake::{Form, Role, Runs, Setup, StartFault, Target};
 
 use crate::{init, nesting};
 use channel::WorkerChannel;
 pub(crate) use fault::{leaked_of, panic_of, recorded_error};
 pub(crate) use fork_server::NAME as FORK_SERVER_NAME;
+pub(crate) use limits::stack_limit;
 pub(crate) use trampolines::{Initializing, run_function, run_initializer, run_json};
 
 /// The exit code of a worker that could not even say why it cannot start.
@@ -194,7 +195,7 @@ fn needs_one_thread(setup: &Setup, origin: Origin) -> bool {
         setup.limits.stack.is_none()
             && limits::stack_limit().is_some_and(|limit| limit >= setup.stack_size)
     };
-    setup.jobs == Some(1) && is_seen_to && has_stack()
+    (setup.jobs == Some(1) || setup.runs == Runs::InChildren) && is_seen_to && has_stack()
 }
 
 fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {

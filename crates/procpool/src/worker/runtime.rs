@@ -1,5 +1,6 @@
 //! The loop that takes jobs out of the shared memory and runs their elements.
 
+mod children;
 mod outcomes;
 
 use std::hint;
@@ -8,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
+use procpool_sys::child::Nursery;
 use procpool_sys::clock::{self, Counter};
 use procpool_sys::image::{Image, SameBuild};
 use procpool_sys::limits::current_cpu;
@@ -15,7 +17,7 @@ use procpool_sys::mapping::Mapping;
 use procpool_wire::block::{Block, Body, INLINE_WORDS_MAX, JobHeader, Phase, WorkerEnd};
 use procpool_wire::codec::CodecFault;
 use procpool_wire::elements::{self, Kind, WORD};
-use procpool_wire::handshake::{Form, Setup};
+use procpool_wire::handshake::{Form, Runs, Setup};
 
 use super::channel::{Place, Word, WorkerChannel};
 use super::upkeep::Upkeep;
@@ -28,6 +30,7 @@ use crate::attachments::session::{self, Collected};
 use crate::context::Context;
 use crate::job_id::JobId;
 use crate::task;
+use children::Being;
 
 /// How long a worker without a job looks for one before it sleeps: about what it costs to be woken.
 const SPIN_NS: u64 = 20_000;
@@ -75,6 +78,14 @@ pub(crate) struct Running {
     /// for each job is enough.
     now_ns: u64,
     clock: Counter,
+    being: Being,
+}
+
+/// What the functions of jobs are looked up in.
+#[derive(Clone, Copy)]
+struct Code<'a> {
+    image: &'a Image,
+    same_build: Option<SameBuild>,
 }
 
 /// Whether something was left behind that the next record shall tell of.
@@ -143,6 +154,13 @@ pub(super) fn serve(
         context: None,
         noted: Noted::Nothing,
         bell_rung: true,
+        being: Being::Worker,
+    };
+    let code = Code { image, same_build };
+    let nursery = match setup.runs {
+        Runs::Here => None,
+        // Without one each job is its worker's last.
+        Runs::InChildren => Nursery::new().ok(),
     };
     let spin_ns = if setup.spins { SPIN_NS } else { 0 };
     block.block.set_thread(clock::thread_id() as u32);
@@ -152,7 +170,19 @@ pub(super) fn serve(
         running.body = body;
         match next {
             Ok(Some((header, body))) => {
-                running.run_job(image, same_build, header, body);
+                match (setup.runs, &nursery) {
+                    (Runs::Here, _) => {
+                        running.fetch(body);
+                        running.run_job(code, header);
+                    }
+                    (Runs::InChildren, Some(nursery)) => {
+                        running.run_in_child(nursery, code, header, body);
+                    }
+                    (Runs::InChildren, None) => {
+                        running.fetch(body);
+                        running.run_last(code, header);
+                    }
+                }
                 if running.jobs_left == Some(0) {
                     // The pool counts them too, and sends no more.
                     contained::end_tree();
@@ -216,32 +246,45 @@ impl Running {
         self.now_ns
     }
 
-    fn run_job(
-        &mut self,
-        image: &Image,
-        same_build: Option<SameBuild>,
-        header: JobHeader,
-        body: Body,
-    ) {
-        self.elements_at = (header.name_len as usize).next_multiple_of(WORD);
+    /// Takes what of a job did not fit into the shared memory.
+    fn fetch(&mut self, body: Body) {
         if let Body::Streamed(_) = body {
             let payload = self.channel.next_payload();
             self.streamed = Some(payload.place);
             self.attachments = payload.attachments;
             self.look_at_clock();
         }
+    }
+
+    fn drop_arguments(&mut self) {
+        (self.streamed, self.attachments) = (None, None);
+    }
+
+    /// Starts a job, unless it was taken back.
+    fn claim(&mut self, header: &JobHeader) -> bool {
         if !self.end.claim(header.ticket, self.now_ns) {
             if !self.end.was_revoked(header.ticket) {
                 // A job has scribbled over the claim table. To skip this one would be to lose it.
                 contained::kill_self();
             }
-            (self.streamed, self.attachments) = (None, None);
-            return;
+            self.drop_arguments();
+            return false;
         }
         if let Some(Place::Lost) = self.streamed {
             self.streamed = Some(Place::Here(self.channel.payload_again(header.ticket)));
             self.look_at_clock();
         }
+        true
+    }
+
+    fn run_job(&mut self, code: Code<'_>, header: JobHeader) {
+        if self.claim(&header) {
+            self.run_claimed(code, header);
+        }
+    }
+
+    fn run_claimed(&mut self, code: Code<'_>, header: JobHeader) {
+        self.elements_at = (header.name_len as usize).next_multiple_of(WORD);
         if let Some(jobs) = &mut self.jobs_left {
             *jobs = jobs.saturating_sub(1);
         }
@@ -252,7 +295,8 @@ impl Running {
         self.record_first = header.first;
         self.set_context();
         if header.name_len == 0 {
-            match same_build.and_then(|proof| image.receive(proof, header.run, header.function)) {
+            let receive = |proof| code.image.receive(proof, header.run, header.function);
+            match code.same_build.and_then(receive) {
                 Some(function) => function.run(self),
                 None => self.record_all(Kind::Unregistered, b"a function outside the main image"),
             }
@@ -262,7 +306,7 @@ impl Running {
         }
         self.context = Context::take_away();
         self.end.set_phase(0, Phase::Idle);
-        (self.streamed, self.attachments) = (None, None);
+        self.drop_arguments();
     }
 
     /// The job knows itself by the same context as the one before: a new one would cost a count in shared memory.

@@ -122,6 +122,11 @@ impl Upkeep {
         self.course == Course::Leaves
     }
 
+    /// The worker shall take no further job.
+    pub(super) fn leave(&mut self) {
+        self.course = Course::Leaves;
+    }
+
     /// Looks at what an element that took until `now_ns` has left.
     #[cold]
     pub(super) fn look(&mut self, started_ns: u64, now_ns: u64) -> Finding {

@@ -22,6 +22,7 @@ impl PoolChannel {
     /// became of it.
     pub(crate) fn bury(mut self) -> Vec<(EntryBox, Ticket, Fate)> {
         let black_box = self.end.block().black_box();
+        let pid = self.pid_of_job();
         let mut recovered = Vec::new();
         let count = if self.awaiting.is_none() { self.end.recover(&mut recovered) } else { 0 };
         let mut fates = Vec::new();
@@ -54,11 +55,12 @@ impl PoolChannel {
                     given_back: false,
                     leaked: false,
                     leaving: false,
+                    child: 0,
                     usage: None,
                 };
                 // What does not fit the job is not recovered; the worker may have scribbled anything.
                 if entry.record(count, recovered, None) {
-                    entry.note_run(self.pid, self.slot, &header, None);
+                    entry.note_run(pid, self.slot, &header, None);
                 }
             }
             let fate = if entry.remaining() == 0 {

@@ -2,9 +2,10 @@
 
 use procpool_wire::block::{Body, Claim, ResultHeader};
 use procpool_wire::elements;
+use procpool_wire::handshake::Runs;
 
 use super::standing::AtHand;
-use super::{Intake, PoolChannel, SCRIBBLED};
+use super::{CHILD_NS, Intake, PoolChannel, SCRIBBLED};
 use crate::attachments::List;
 use crate::job_error::EndedBy;
 use crate::supervisor::entry::{Completion, EntryBox, Next, Recorded, StopReason};
@@ -110,7 +111,12 @@ impl PoolChannel {
             return self.set_fault("the worker sent results out of order");
         }
         let elements = u64::from(header.count.max(1));
-        let each = (header.ran_ns / elements).saturating_mul(u64::from(entry.remaining().max(1)));
+        let (pid, extra_ns) = match self.runs {
+            Runs::InChildren if header.child != 0 => (header.child, CHILD_NS),
+            _ => (self.pid, 0),
+        };
+        let each = (header.ran_ns / elements + extra_ns)
+            .saturating_mul(u64::from(entry.remaining().max(1)));
         // The first ones count for as much as those to come would: nothing was known before them.
         let shift = self.measured.min(AVERAGE_SHIFT);
         self.measured = shift + 1;
@@ -123,14 +129,14 @@ impl PoolChannel {
         let leaked = leaked.map(|bytes| Box::new(leaked_of(&bytes)));
         // The usual case, without a copy in between.
         if entry.is_single() && header.count == 1 && sent.stopping.is_none() {
-            let report = entry.report(self.pid, self.slot, header, leaked);
+            let report = entry.report(pid, self.slot, header, leaked);
             let sent = self.remove(index);
             return match sent.entry.complete_single(recorded, attachments, report) {
                 Some(completion) => harvest.completions.push(completion),
                 None => self.set_fault(SCRIBBLED),
             };
         }
-        entry.note_run(self.pid, self.slot, header, leaked);
+        entry.note_run(pid, self.slot, header, leaked);
         match recorded.elements() {
             Some(elements) => self.take_elements(index, header, &elements, attachments, harvest),
             None => self.set_fault("no memory for the worker's result"),

@@ -136,7 +136,7 @@ impl Dispatch {
                 }
                 if let (None, Some(limit)) = (over, entry.cpu_timeout()) {
                     let at_start = channel.cpu_at_start(ticket);
-                    match cpu_limit::next_look(at_start, channel.pid, limit) {
+                    match cpu_limit::next_look(at_start, channel.pid_of_job(), limit) {
                         Some(after) => {
                             look_at = look_at.min(now.saturating_add(nanoseconds(after)))
                         }

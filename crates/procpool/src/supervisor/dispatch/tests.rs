@@ -7,6 +7,7 @@ use std::panic::Location;
 use procpool_sys::{channel as sockets, mapping};
 use procpool_wire::block::{BLOCK_WORDS, Block, JobHeader, Phase, ResultHeader, WorkerEnd};
 use procpool_wire::elements::{self, Kind};
+use procpool_wire::handshake::Runs;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -114,7 +115,7 @@ impl World {
         let (ours, theirs) = sockets::pair().unwrap();
         let (memory, _) = mapping::create(BLOCK_WORDS).unwrap();
         let pid = 1 + slot as u32;
-        let mut channel = PoolChannel::new(memory.clone(), ours, None);
+        let mut channel = PoolChannel::new(memory.clone(), ours, None, Runs::Here);
         channel.move_in(slot, pid, None);
         self.dispatch.add_worker(channel);
         self.workers[slot] = Some(FakeWorker {
@@ -191,6 +192,7 @@ impl World {
                 given_back,
                 leaked: false,
                 leaving: false,
+                child: 0,
                 usage: None,
             });
             current.record_first = current.element;

@@ -105,11 +105,9 @@ impl Running {
         if self.end.pending_count() == 0 {
             self.record_first = self.element + 1;
         }
-        let leaving = self.upkeep.leaves();
+        let leaving = self.leaves();
         let header = ResultHeader { given_back: true, leaving, ..self.result_header(false) };
-        while !self.end.has_room(0) {
-            self.wait_for_room(0);
-        }
+        self.make_room(0);
         self.end.publish(&header);
         self.ring_bell();
     }
@@ -140,7 +138,8 @@ impl Running {
             last,
             given_back: false,
             leaked: std::mem::replace(&mut self.noted, Noted::Nothing) == Noted::Leak,
-            leaving: last && self.upkeep.leaves(),
+            leaving: last && self.leaves(),
+            child: self.child(),
             usage,
         }
     }
@@ -158,6 +157,13 @@ impl Running {
         if !self.bell_rung && self.end.has_unread_results() {
             self.bell_rung = true;
             self.channel.send(FrameKind::Bell, &[]);
+        }
+    }
+
+    /// Waits until a record with so many words of elements fits.
+    pub(super) fn make_room(&mut self, words: usize) {
+        while !self.end.has_room(words) {
+            self.wait_for_room(words);
         }
     }
 
