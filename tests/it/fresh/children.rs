@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::process::{self, Command};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup2_stdout, getppid};
-use procpool::{Bytes, JobError, ProcessPool, StartMethod, Status, Tree};
+use procpool::{Bytes, JobError, Limit, ProcessPool, StartMethod, Status, Tree};
 
 use super::{builder, leaves_nobody};
 use crate::support::{Meeting, TempDir, is_alive, meet, say, test, wait_gone, wait_until};
@@ -167,6 +168,31 @@ fn what_waits_in_buffers_is_written() {
                 ["from C, ", "from Rust, ", "twice"].iter().all(|part| text.contains(part))
             });
         }
+        leaves_nobody(pool);
+    });
+}
+
+/// Goal: the CPU time of a job is its child's, from nothing: many short jobs do not add up, and one that computes for ever
+/// is stopped.
+#[test]
+fn cpu_time_is_counted_for_each_child() {
+    fn compute(for_ever: bool) {
+        let began = std::time::Instant::now();
+        while for_ever || began.elapsed() < Duration::from_millis(30) {
+            std::hint::spin_loop();
+        }
+    }
+    test(|| {
+        let Some(pool) = pool() else { return };
+        let limit = Duration::from_millis(150);
+        let submit = |for_ever| pool.job(compute, for_ever).cpu_timeout(limit).submit();
+        let futures: Vec<_> = (0..12).map(|_| submit(false)).collect();
+        futures.into_iter().for_each(|future| future.result().unwrap());
+        match submit(true).result() {
+            Err(JobError::TimedOut(timeout)) => assert_eq!(timeout.limit, Limit::Cpu),
+            other => panic!("{other:?}"),
+        }
+        pool.submit(compute, false).result().unwrap();
         leaves_nobody(pool);
     });
 }
