@@ -91,7 +91,7 @@ fn is_alone() -> bool {
 
 /// Ends this child: writes what waits in the buffers of the standard output and of the C library's streams, and runs no
 /// handlers of atexit(3) nor destructors, as is usual for forked processes (fork(3p), `os._exit` of CPython's
-/// multiprocessing). That is half of what a short life costs. Beside other threads, which could hold a buffer for ever, it
+/// multiprocessing). They are a tenth of what a short life costs. Beside other threads, which could hold a buffer for ever, it
 /// exits as any program does.
 pub fn end(code: i32) -> ! {
     if !is_alone() {

@@ -271,7 +271,8 @@ impl Process {
                 if Instant::now() >= deadline {
                     return;
                 }
-                // It was killed, and has no way to tell when it is dead.
+                // It was killed, and has no way to tell when it is dead. That holds up the supervisor in a host that
+                // adopts orphans only, after a kill, and no longer than said above.
                 thread::sleep(STOP_LOOKS_APART);
             }
         }

@@ -207,6 +207,7 @@ impl Supervisor {
                     limits.leaks = LeakPolicy::Ignore;
                 }
                 if runs == Runs::InChildren {
+                    // A child's memory goes with it, and the worker's own does not grow.
                     limits.rss = None;
                 }
                 limits
@@ -291,8 +292,8 @@ impl Supervisor {
     }
 }
 
-/// Where a process of the pool runs its jobs. Forked ones that nothing but a cgroup need hold fork a child for each, if each
-/// shall have a process of its own: what they would have to see to for it the pool's other ways see to.
+/// Where a process of the pool runs its jobs: each in a child, if each shall have a process of its own and a fork of the
+/// worker, which is nothing but our code in a cgroup, is all that this takes. Else the worker runs its one job itself.
 fn runs_of(settings: &Settings, role: Role, hold: &Hold) -> Runs {
     let is_wanted = settings.isolation == Isolation::FreshProcess
         && settings.start_method == StartMethod::ForkServer

@@ -7,8 +7,8 @@
 //!
 //! A child that ends in any other way than with its outcome ends its worker, which tells the pool how. What is left of the
 //! child the pool ends, as after any worker: the worker leaves its cgroup as it is, since no process can be born into one
-//! that was killed (seen with Linux 6.18), and the next shall be. Who leaves processes behind says so with its outcome, and its worker takes no further job. Where
-//! no child can be had the worker runs the job itself, as its last.
+//! that was killed (seen with Linux 6.18), and the next shall be. Who leaves processes behind says so with its outcome, and
+//! its worker takes no further job. Where no child can be had the worker runs the job itself, as its last.
 
 use std::process::{self, exit};
 
