@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::process;
 
-use crate::fork_server::{Forker, thread_count};
+use crate::fork_server::Forker;
+use crate::held::thread_count;
 use crate::spawn::Exit;
 use crate::worker;
 

@@ -11,7 +11,6 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::ptr;
 use std::sync::atomic::AtomicU64;
 use std::thread;
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, dup2_stderr, setpgid};
 
 use crate::fork as watch;
+use crate::held::thread_count;
 use crate::spawn::CLONE_INTO_CGROUP;
 use crate::worker::{self, Birthplace};
 
@@ -200,12 +200,6 @@ fn is_refusal(error: &io::Error) -> bool {
 /// What any such call would find just so.
 fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM))
-}
-
-/// How many threads this process has.
-pub(crate) fn thread_count() -> io::Result<u64> {
-    // Two links are the directory's own, one more is each thread's (proc_task_getattr in fs/proc/base.c).
-    Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
 }
 
 /// The names of this process's threads but the calling one, once those that have been joined are gone.

@@ -12,7 +12,7 @@ use crate::clock;
 
 /// How many threads there are. One system call: /proc/self/task has a link for each (proc_pid_task(5)).
 pub fn thread_count() -> io::Result<u64> {
-    // A directory has two links of its own.
+    // A directory has two links of its own, and one for each thread (proc_task_getattr in fs/proc/base.c).
     Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
 }
 

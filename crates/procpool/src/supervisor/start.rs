@@ -30,7 +30,7 @@ use crate::attachments::carrier::Carrier;
 use crate::builder::{Initializer, Isolation, Settings, StartMethod};
 use crate::events;
 use crate::nesting;
-use crate::worker::stack_limit;
+use crate::worker::main_thread_suffices;
 
 /// What a process of the pool needs before it is there.
 pub(super) struct Cradle {
@@ -303,9 +303,8 @@ fn runs_of(settings: &Settings, role: Role, hold: &Hold) -> Runs {
         && settings.preload.is_none()
         && settings.memory_limit.is_none()
         && settings.process_limit.is_none()
-        && settings.limits.leaks != LeakPolicy::Error
-        && settings.limits.stack.is_none();
-    let has_stack = || stack_limit().is_some_and(|limit| limit >= settings.stack_size as u64);
+        && settings.limits.leaks != LeakPolicy::Error;
+    let has_stack = || main_thread_suffices(&settings.limits, settings.stack_size as u64);
     match is_wanted && is_plain && hold.has_cgroup() && has_stack() {
         true => Runs::InChildren,
         false => Runs::Here,

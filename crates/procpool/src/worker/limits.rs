@@ -36,9 +36,10 @@ pub(super) fn apply(wanted: &WorkerLimits) -> Result<(), StartFault> {
     Ok(())
 }
 
-/// How large the main thread's stack may grow, in bytes.
-pub(crate) fn stack_limit() -> Option<u64> {
-    Some(getrlimit(Resource::RLIMIT_STACK).ok()?.0)
+/// Whether the main thread can run jobs that want a stack of so many bytes: not if its own is limited.
+pub(crate) fn main_thread_suffices(wanted: &WorkerLimits, stack_size: u64) -> bool {
+    let limit = || getrlimit(Resource::RLIMIT_STACK).map_or(0, |(soft, _)| soft);
+    wanted.stack.is_none() && limit() >= stack_size
 }
 
 fn named(result: io::Result<()>, what: impl FnOnce() -> String) -> Result<(), StartFault> {

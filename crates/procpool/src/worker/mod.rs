@@ -35,7 +35,7 @@ use crate::{init, nesting};
 use channel::WorkerChannel;
 pub(crate) use fault::{leaked_of, panic_of, recorded_error};
 pub(crate) use fork_server::NAME as FORK_SERVER_NAME;
-pub(crate) use limits::stack_limit;
+pub(crate) use limits::main_thread_suffices;
 pub(crate) use trampolines::{Initializing, run_function, run_initializer, run_json};
 
 /// The exit code of a worker that could not even say why it cannot start.
@@ -191,11 +191,9 @@ fn needs_one_thread(setup: &Setup, origin: Origin) -> bool {
     let is_seen_to = matches!(origin, Origin::Forked(MainThread::Unused))
         && setup.contained.kill_file.is_some()
         && worker::is_answered_for();
-    let has_stack = || {
-        setup.limits.stack.is_none()
-            && limits::stack_limit().is_some_and(|limit| limit >= setup.stack_size)
-    };
-    (setup.jobs == Some(1) || setup.runs == Runs::InChildren) && is_seen_to && has_stack()
+    (setup.jobs == Some(1) || setup.runs == Runs::InChildren)
+        && is_seen_to
+        && main_thread_suffices(&setup.limits, setup.stack_size)
 }
 
 fn run(start: Start, setup: Setup, channel: WorkerChannel) -> ! {

@@ -170,18 +170,10 @@ pub(super) fn serve(
         running.body = body;
         match next {
             Ok(Some((header, body))) => {
-                match (setup.runs, &nursery) {
-                    (Runs::Here, _) => {
-                        running.fetch(body);
-                        running.run_job(code, header);
-                    }
-                    (Runs::InChildren, Some(nursery)) => {
-                        running.run_in_child(nursery, code, header, body);
-                    }
-                    (Runs::InChildren, None) => {
-                        running.fetch(body);
-                        running.run_last(code, header);
-                    }
+                running.fetch(body);
+                match setup.runs {
+                    Runs::Here => running.run_job(code, header),
+                    Runs::InChildren => running.run_in_child(nursery.as_ref(), code, header),
                 }
                 if running.jobs_left == Some(0) {
                     // The pool counts them too, and sends no more.

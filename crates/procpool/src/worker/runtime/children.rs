@@ -15,7 +15,7 @@ use std::process::{self, exit};
 use procpool_sys::child::{self, Child, Nursery, Side};
 use procpool_sys::spawn::Exit;
 use procpool_sys::{clock, held, worker};
-use procpool_wire::block::{Body, ChildEnd, Claim, INLINE_WORDS_MAX, JobHeader, Phase};
+use procpool_wire::block::{ChildEnd, Claim, INLINE_WORDS_MAX, JobHeader, Phase};
 
 use super::{Code, Place, Running, Seat};
 
@@ -37,12 +37,10 @@ impl Running {
     /// Has a job run by a child, or runs it as the last.
     pub(super) fn run_in_child(
         &mut self,
-        nursery: &Nursery,
+        nursery: Option<&Nursery>,
         code: Code<'_>,
         header: JobHeader,
-        body: Body,
     ) {
-        self.fetch(body);
         if self.seat == Seat::Untold {
             self.take_seat();
         }
@@ -50,8 +48,8 @@ impl Running {
             return self.drop_arguments();
         }
         // What a child reads from the channel the worker would miss: so it gets what it can need before.
-        let can_wait = matches!(self.streamed, Some(Place::Lost)) || header.count != 1;
-        if !can_wait {
+        let has_all = !matches!(self.streamed, Some(Place::Lost)) && header.count == 1;
+        if let Some(nursery) = nursery.filter(|_| has_all) {
             self.make_room(INLINE_WORDS_MAX);
             match nursery.fork() {
                 Ok(Side::Worker(child)) => {
@@ -66,7 +64,7 @@ impl Running {
     }
 
     /// Runs a job as this worker's last.
-    pub(super) fn run_last(&mut self, code: Code<'_>, header: JobHeader) {
+    fn run_last(&mut self, code: Code<'_>, header: JobHeader) {
         if self.claim(&header) {
             worker::hear_all_signals();
             self.block.block.set_child(0);
