@@ -4,11 +4,11 @@
 //! that a fork copies. The child stays in its worker's group and cgroup: whatever ends the worker ends both.
 
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
 use std::process;
 
 use crate::fork_server::Forker;
 use crate::held::thread_count;
+use crate::raw;
 use crate::spawn::Exit;
 use crate::worker;
 
@@ -16,6 +16,9 @@ use crate::worker;
 #[derive(Debug)]
 pub struct Nursery {
     forker: Forker,
+    id: u32,
+    /// What a child is sent when this process dies.
+    signal: i32,
 }
 
 /// On which side of a fork we are.
@@ -23,8 +26,8 @@ pub struct Nursery {
 pub enum Side {
     /// In the worker.
     Worker(Child),
-    /// In the child.
-    Child,
+    /// In the child, whose id this is.
+    Child(u32),
 }
 
 /// A child that has not been waited for.
@@ -43,8 +46,10 @@ impl Nursery {
         if thread_count()? > 1 {
             return Err(io::Error::new(io::ErrorKind::Deadlock, "only one thread can be forked"));
         }
-        worker::leave_signals_to_children()?;
-        Ok(Nursery { forker: Forker::of_this_thread() })
+        let signal = worker::leave_signals_to_children()?;
+        // Each child writes out what it has printed, and would have to make the buffer first.
+        let _ = io::stdout().flush();
+        Ok(Nursery { forker: Forker::of_this_thread(), id: process::id(), signal })
     }
 
     /// Forks a child, which dies with this process, hears every signal, and adopts the orphans below it.
@@ -52,12 +57,10 @@ impl Nursery {
     /// # Errors
     /// With what the system says.
     pub fn fork(&self) -> io::Result<Side> {
-        let worker = process::id();
         match self.forker.clone_child(libc::SIGCHLD)? {
             0 => {
                 self.forker.mend_child();
-                worker::become_child(worker);
-                Ok(Side::Child)
+                Ok(Side::Child(worker::become_child(self.id, self.signal)))
             }
             id => Ok(Side::Worker(Child { id: id as u32 })),
         }
@@ -67,14 +70,11 @@ impl Nursery {
 impl Child {
     /// Waits for its end.
     pub fn wait(self) -> Exit {
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let mut info = raw::no_info();
         loop {
-            let (place, options) = (info.as_mut_ptr(), libc::WEXITED);
-            // SAFETY: `info` is a valid place for one siginfo_t. The child is not waited for elsewhere, so its id is its own.
-            let result = unsafe { libc::waitid(libc::P_PID, self.id, place, options) };
-            if result == 0 {
-                // SAFETY: all zeroes is a valid value of this structure of numbers, and waitid has filled it.
-                return Exit::of(unsafe { info.assume_init_ref() });
+            // The child is not waited for elsewhere, so its id is its own.
+            if raw::wait(libc::P_PID, self.id, &mut info, libc::WEXITED) {
+                return Exit::of(&info);
             }
             if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
                 return Exit::Unknown;
@@ -83,25 +83,18 @@ impl Child {
     }
 }
 
-/// Whether this process surely has one thread. A look at /proc costs a new process a tenth of its life: the kernel makes
-/// its entries there first.
-fn is_alone() -> bool {
-    // SAFETY: in a process with one thread the call has no effect, in others it is an error (unshare(2), CLONE_THREAD).
-    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
-}
-
 /// Ends this child: writes what waits in the buffers of the standard output and of the C library's streams, and runs no
 /// handlers of atexit(3) nor destructors, as is usual for forked processes (fork(3p), `os._exit` of CPython's
 /// multiprocessing). They are a tenth of what a short life costs. Beside other threads, which could hold a buffer for ever, it
 /// exits as any program does.
 pub fn end(code: i32) -> ! {
-    if !is_alone() {
+    // A look at /proc would cost a tenth of the child's life: the kernel makes its entries there first.
+    if !raw::is_alone() {
         process::exit(code)
     }
     // There is nobody to tell of an error any more.
     let _ = io::stdout().flush();
     // SAFETY: a null pointer stands for all streams. No other thread holds one.
     unsafe { libc::fflush(std::ptr::null_mut()) };
-    // SAFETY: it takes an integer, and ends the process.
-    unsafe { libc::_exit(code) }
+    raw::exit(code)
 }

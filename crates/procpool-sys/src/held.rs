@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process;
 
 use crate::clock;
+use crate::raw;
 
 /// How many threads there are. One system call: /proc/self/task has a link for each (proc_pid_task(5)).
 pub fn thread_count() -> io::Result<u64> {
@@ -52,12 +53,9 @@ pub fn descriptor_count() -> io::Result<u64> {
 
 /// True if this process has a child, dead or alive, for which it has not waited. Waits for none.
 pub fn has_children() -> bool {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    // SAFETY: `info` is a valid place for one siginfo_t.
-    let result = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
     // The only error is ECHILD: there are none.
-    result == 0
+    raw::wait(libc::P_ALL, 0, &mut raw::no_info(), options)
 }
 
 /// The children of all threads, by process id, where the kernel tells (CONFIG_PROC_CHILDREN).

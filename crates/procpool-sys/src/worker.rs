@@ -20,6 +20,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgrp, getpid, getppid, setpgid};
 
 use crate::privileges;
+use crate::raw;
 use crate::spawn::{BIND_NOW, BIND_NOW_FOR_NOW, BORN_IN_CGROUP, WORKER_VARIABLE};
 
 /// How much more likely the kernel's out-of-memory killer shall find a worker than its host: half the
@@ -198,40 +199,42 @@ pub fn die_with(host: u32, cgroup_kill: Option<&[u8]>) -> io::Result<()> {
 }
 
 /// For a worker whose jobs run in children: has all signals blocked but those that [`die_with`] handles for a host's death
-/// and for its being continued.
-pub(crate) fn leave_signals_to_children() -> io::Result<()> {
+/// and for its being continued. Answers the former.
+pub(crate) fn leave_signals_to_children() -> io::Result<i32> {
+    let died = host_died_signal();
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the pointer is valid for a set.
     unsafe { libc::sigfillset(set.as_mut_ptr()) };
-    for signal in [host_died_signal(), libc::SIGCONT] {
+    for signal in [died, libc::SIGCONT] {
         // SAFETY: the call above has made the set.
         unsafe { libc::sigdelset(set.as_mut_ptr(), signal) };
     }
     // SAFETY: the set is valid for the call; a null pointer says that the old mask is not wanted.
     let result =
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(died) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Hears every signal again.
 pub fn hear_all_signals() {
-    // It fails for numbers alone that are no ways to change a mask.
-    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    raw::clear_signal_mask();
 }
 
 /// In a new child of a worker: what [`die_with`] has done for the worker, whose handlers and files it has; then it hears
-/// every signal.
-pub(crate) fn become_child(worker: u32) {
+/// every signal. `signal` is that of the host's death. Answers the child's id.
+pub(crate) fn become_child(worker: u32, signal: i32) -> u32 {
+    let id = raw::process_id();
     // As there.
-    let _ = nix::sys::prctl::set_child_subreaper(true);
+    raw::become_subreaper();
     HOST.store(worker, Ordering::Relaxed);
-    WORKER.store(process::id(), Ordering::Relaxed);
+    WORKER.store(id, Ordering::Relaxed);
     // It fails for numbers alone that are no signals.
-    let _ = watch::ask_for(host_died_signal());
-    if getppid().as_raw() as u32 != worker {
+    raw::ask_for_death_signal(signal);
+    if raw::parent_id() != worker {
         kill_self();
     }
     hear_all_signals();
+    id
 }
 
 /// High among the real-time signals, which few programs use, and below the last two, which debuggers

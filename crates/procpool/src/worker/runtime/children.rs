@@ -10,12 +10,14 @@
 //! that was killed (seen with Linux 6.18), and the next shall be. Who leaves processes behind says so with its outcome, and
 //! its worker takes no further job. Where no child can be had the worker runs the job itself, as its last.
 
-use std::process::{self, exit};
+use std::process::exit;
 
 use procpool_sys::child::{self, Child, Nursery, Side};
 use procpool_sys::spawn::Exit;
-use procpool_sys::{clock, held, worker};
+use procpool_sys::{held, worker};
 use procpool_wire::block::{ChildEnd, Claim, INLINE_WORDS_MAX, JobHeader, Phase};
+
+use crate::context::Context;
 
 use super::{Code, Place, Running, Seat};
 
@@ -26,11 +28,15 @@ const EXIT_LEFT: i32 = 1;
 /// The exit code of a worker whose child has ended otherwise. The pool says of it how the child did.
 const EXIT_BEREFT: i32 = 71;
 
+/// A result that is no longer has its place before its child is born.
+const SCRATCH_LEN: usize = 1024;
+
 /// Whether this process is a worker or, as a job runs, its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Being {
     Worker,
-    Child,
+    /// Its id.
+    Child(u32),
 }
 
 impl Running {
@@ -51,16 +57,26 @@ impl Running {
         let has_all = !matches!(self.streamed, Some(Place::Lost)) && header.count == 1;
         if let Some(nursery) = nursery.filter(|_| has_all) {
             self.make_room(INLINE_WORDS_MAX);
+            self.furnish();
             match nursery.fork() {
                 Ok(Side::Worker(child)) => {
                     self.wait_for(child);
                     return self.drop_arguments();
                 }
-                Ok(Side::Child) => self.live_for(code, header),
+                Ok(Side::Child(id)) => self.live_for(code, header, id),
                 Err(_) => {}
             }
         }
         self.run_last(code, header);
+    }
+
+    /// Makes what each child would otherwise have to make for itself.
+    fn furnish(&mut self) {
+        if self.context.is_none() {
+            self.set_context();
+            self.context = Context::take_away();
+            self.scratch.reserve(SCRATCH_LEN);
+        }
     }
 
     /// Runs a job as this worker's last.
@@ -74,11 +90,12 @@ impl Running {
     }
 
     /// In a child, to its end.
-    fn live_for(&mut self, code: Code<'_>, header: JobHeader) -> ! {
-        self.being = Being::Child;
+    fn live_for(&mut self, code: Code<'_>, header: JobHeader, id: u32) -> ! {
+        self.being = Being::Child(id);
         self.cpu_ns = 0;
-        self.block.block.set_thread(clock::thread_id() as u32);
-        self.block.block.set_child(process::id());
+        // Its thread has the same.
+        self.block.block.set_thread(id);
+        self.block.block.set_child(id);
         self.look_at_clock();
         self.run_job(code, header);
         child::end(if self.upkeep.leaves() { EXIT_LEFT } else { EXIT_DONE })
@@ -107,7 +124,7 @@ impl Running {
 
     /// Whether the worker takes no job after this one, which is about to hand over its last outcome.
     pub(super) fn leaves(&mut self) -> bool {
-        if self.being == Being::Child && held::has_children() {
+        if matches!(self.being, Being::Child(_)) && held::has_children() {
             self.upkeep.leave();
         }
         self.upkeep.leaves()
@@ -117,7 +134,7 @@ impl Running {
     pub(super) fn child(&self) -> u32 {
         match self.being {
             Being::Worker => 0,
-            Being::Child => process::id(),
+            Being::Child(id) => id,
         }
     }
 }
