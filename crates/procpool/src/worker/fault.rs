@@ -1,7 +1,5 @@
 //! Outcomes other than a value, as a worker records them and as the pool reads them.
 
-use std::any::type_name;
-
 use procpool_wire::codec::{self, CodecFault};
 use procpool_wire::elements::Kind;
 use procpool_wire::handshake::PanicRecord;
@@ -10,11 +8,11 @@ use procpool_wire::limits::LeakRecord;
 use crate::job_error::{CodecError, JobError, Label, Panic, Side};
 use crate::leaks::Leaked;
 
-/// The element that records a codec's fault with a `T`.
-pub(super) fn codec_fault<T>(kind: Kind, fault: CodecFault) -> (Kind, Vec<u8>) {
+/// The element that records a codec's fault with a value of the named type.
+pub(super) fn codec_fault(kind: Kind, type_name: &str, fault: CodecFault) -> (Kind, Vec<u8>) {
     match fault {
         CodecFault::TooLarge { len, .. } => (Kind::TooLarge, len.to_le_bytes().to_vec()),
-        CodecFault::Message(message) => (kind, encode(&(type_name::<T>(), message))),
+        CodecFault::Message(message) => (kind, encode(&(type_name, message))),
     }
 }
 

@@ -3,6 +3,7 @@
 mod children;
 mod outcomes;
 
+use std::any::type_name;
 use std::hint;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,7 @@ use procpool_sys::clock::{self, Counter};
 use procpool_sys::image::{Image, SameBuild};
 use procpool_sys::limits::current_cpu;
 use procpool_sys::mapping::Mapping;
-use procpool_wire::block::{Block, Body, INLINE_WORDS_MAX, JobHeader, Phase, WorkerEnd};
+use procpool_wire::block::{Block, Body, JobHeader, Phase, WorkerEnd};
 use procpool_wire::codec::CodecFault;
 use procpool_wire::elements::{self, Kind, WORD};
 use procpool_wire::handshake::{Form, Runs, Setup};
@@ -344,7 +345,7 @@ impl Running {
             Err(Unresolved::OtherSignature(here)) => {
                 let message = format!("the worker's task `{name}` is {here}, the caller's is not");
                 let (kind, bytes) =
-                    fault::codec_fault::<()>(Kind::DecodeFault, CodecFault::Message(message));
+                    fault::codec_fault(Kind::DecodeFault, "()", CodecFault::Message(message));
                 self.record_all(kind, &bytes);
             }
         }
@@ -358,13 +359,9 @@ impl Running {
         }
     }
 
-    /// Runs `f` over the elements of the job.
-    pub(super) fn run_elements<A, R>(
-        &mut self,
-        decode: impl Fn(&[u8]) -> Result<A, CodecFault>,
-        f: fn(A) -> R,
-        encode: impl Fn(&R, Option<u64>, &mut Vec<u8>) -> Result<(), CodecFault>,
-    ) {
+    /// Runs the elements of the job, each by `run_one`. What does not depend on types is compiled once, not with each of the
+    /// program's functions.
+    pub(super) fn run_elements(&mut self, run_one: &dyn Fn(&mut Running, &[u8])) {
         let body = mem::take(&mut self.body);
         let streamed = self.streamed.take();
         let mut rest = streamed.as_ref().map_or(&body[self.elements_at..], Place::bytes);
@@ -381,7 +378,7 @@ impl Running {
                     rest = others;
                     self.begin(next);
                     next += 1;
-                    self.run_one(argument, &decode, f, &encode);
+                    run_one(self, argument);
                     if self.block.is_asked_to_stop(self.header.ticket) {
                         break;
                     }
@@ -403,12 +400,13 @@ impl Running {
         self.body = body;
     }
 
-    fn run_one<A, R>(
+    /// Runs `f` over one element of the job.
+    pub(super) fn run_one<A, R>(
         &mut self,
         argument: &[u8],
-        decode: &impl Fn(&[u8]) -> Result<A, CodecFault>,
+        decode: impl Fn(&[u8]) -> Result<A, CodecFault>,
         f: fn(A) -> R,
-        encode: &impl Fn(&R, Option<u64>, &mut Vec<u8>) -> Result<(), CodecFault>,
+        encode: impl Fn(&R, Option<u64>, &mut Vec<u8>) -> Result<(), CodecFault>,
     ) {
         let decoded = session::with_source(self.attachments.as_ref(), || decode(argument));
         let argument = match decoded {
@@ -418,8 +416,7 @@ impl Running {
                 argument
             }
             Err(fault) => {
-                let (kind, bytes) = fault::codec_fault::<A>(Kind::DecodeFault, fault);
-                return self.record(kind, &bytes);
+                return self.record_fault(Kind::DecodeFault, type_name::<A>(), fault);
             }
         };
         self.end.set_phase(self.element, Phase::Run);
@@ -437,18 +434,7 @@ impl Running {
             true => encode(),
             false => session::collect(&mut attached, encode),
         };
-        match encoded {
-            Ok(()) if attached.is_empty() => self.record(Kind::Value, &scratch),
-            Ok(()) => self.record_attached::<R>(&scratch, attached),
-            Err(fault) => {
-                let (kind, bytes) = fault::codec_fault::<R>(Kind::EncodeFault, *fault);
-                self.record(kind, &bytes);
-            }
-        }
-        // One huge result does not make this worker huge for good.
-        if scratch.capacity() <= INLINE_WORDS_MAX * WORD {
-            self.scratch = scratch;
-        }
+        self.record_encoded(encoded, scratch, attached, type_name::<R>());
         if mem::needs_drop::<R>() {
             self.end.set_phase(self.element, Phase::Drop);
             drop(result);

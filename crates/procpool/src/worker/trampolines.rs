@@ -18,7 +18,8 @@ pub(crate) fn run_function<A: Data, R: Data>(function: Function, running: &mut R
     let encode = |result: &R, limit: Option<u64>, out: &mut Vec<u8>| {
         session::encode_into(result, limit, out)
     };
-    running.run_elements(decode, function.function::<A, R>(), encode);
+    let f = function.function::<A, R>();
+    running.run_elements(&|running, argument| running.run_one(argument, decode, f, encode));
 }
 
 /// The trampoline of a task called with JSON.
@@ -30,7 +31,8 @@ pub(crate) fn run_json<A: Data, R: Data>(function: Function, running: &mut Runni
             serde_json::to_writer(writer, result).map_err(message)
         })
     };
-    running.run_elements(decode, function.function::<A, R>(), encode);
+    let f = function.function::<A, R>();
+    running.run_elements(&|running, argument| running.run_one(argument, decode, f, encode));
 }
 
 /// What the trampoline of an initializer works with.

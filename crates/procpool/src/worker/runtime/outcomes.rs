@@ -65,8 +65,34 @@ impl Running {
         }
     }
 
+    /// Gives the current element a codec's fault with a value of the named type.
+    #[cold]
+    pub(super) fn record_fault(&mut self, kind: Kind, type_name: &str, fault: CodecFault) {
+        let (kind, bytes) = fault::codec_fault(kind, type_name, fault);
+        self.record(kind, &bytes);
+    }
+
+    /// Gives the current element what has come of encoding its result, of the named type, into `scratch`.
+    pub(super) fn record_encoded(
+        &mut self,
+        encoded: Result<(), Box<CodecFault>>,
+        scratch: Vec<u8>,
+        attached: Collected,
+        type_name: &'static str,
+    ) {
+        match encoded {
+            Ok(()) if attached.is_empty() => self.record(Kind::Value, &scratch),
+            Ok(()) => self.record_attached(&scratch, attached, type_name),
+            Err(fault) => self.record_fault(Kind::EncodeFault, type_name, *fault),
+        }
+        // One huge result does not make this worker huge for good.
+        if scratch.capacity() <= INLINE_WORDS_MAX * WORD {
+            self.scratch = scratch;
+        }
+    }
+
     /// Gives the current element a result that refers to attachments.
-    pub(super) fn record_attached<R>(&mut self, bytes: &[u8], attached: Collected) {
+    fn record_attached(&mut self, bytes: &[u8], attached: Collected, type_name: &'static str) {
         self.end.set_phase(self.element, Phase::Send);
         let list = attached.into_list();
         let theirs = self.attachments.clone();
@@ -77,9 +103,7 @@ impl Running {
             }
             Err(error) => {
                 let message = format!("the result's descriptors cannot be passed on: {error}");
-                let fault = CodecFault::Message(message);
-                let (kind, bytes) = fault::codec_fault::<R>(Kind::EncodeFault, fault);
-                self.record(kind, &bytes);
+                self.record_fault(Kind::EncodeFault, type_name, CodecFault::Message(message));
             }
         }
     }
