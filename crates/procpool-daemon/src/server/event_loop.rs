@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use interprocess::local_socket::traits::Listener as _;
 use interprocess::local_socket::traits::Stream as _;
 use interprocess::os::unix::uds_local_socket::{Listener, Stream};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -87,9 +87,8 @@ struct Client {
 }
 
 impl<'a> EventLoop<'a> {
-    pub(super) fn new(doors: Doors<'a>, desk: Desk) -> Result<EventLoop<'a>, Error> {
+    pub(super) fn new(doors: Doors<'a>, desk: Desk, epoll: Epoll) -> Result<EventLoop<'a>, Error> {
         let fault = |error| Error::system("cannot wait for events", io::Error::from(error));
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fault)?;
         let readable = |number| EpollEvent::new(EpollFlags::EPOLLIN, number);
         epoll.add(doors.listener, readable(LISTENER)).map_err(fault)?;
         epoll.add(doors.inbox, readable(INBOX)).map_err(fault)?;

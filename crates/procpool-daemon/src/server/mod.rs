@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use interprocess::os::unix::uds_local_socket::Listener;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -83,6 +84,9 @@ pub struct Server {
     begun: Begun,
     settings: Settings,
     signals: SignalFd,
+    inbox: Arc<Inbox>,
+    followers: Followers,
+    epoll: Epoll,
     state: StateDir,
 }
 
@@ -96,7 +100,8 @@ enum Socket {
 }
 
 impl Server {
-    /// Takes the state directory, ends what an earlier daemon may have left, reads the journal and listens.
+    /// Takes the state directory, ends what an earlier daemon may have left, reads the journal and listens. Every descriptor
+    /// that it needs it has then: the lack of one does not end a daemon to which somebody has connected.
     ///
     /// Blocks SIGTERM, SIGINT and SIGHUP for this thread and those that it starts: they are events then. Call it
     /// before there is any other thread.
@@ -127,6 +132,11 @@ impl Server {
         };
         let (machine, effects) = restore(&settings.config, &mut *store, &mut begun)
             .map_err(|error| Error::store(&journal, error))?;
+        let inbox = Arc::new(Inbox::new()?);
+        let system = |what| move |error| Error::system(what, std::io::Error::from(error));
+        let followers = Followers::new().map_err(system("cannot watch logs"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(system("cannot wait for events"))?;
         let (listener, socket) = match state_dir::passed()? {
             Some((listener, path)) => (listener, Socket::Passed(path)),
             None => {
@@ -147,6 +157,9 @@ impl Server {
             begun,
             settings,
             signals,
+            inbox,
+            followers,
+            epoll,
             state,
         })
     }
@@ -169,7 +182,7 @@ impl Server {
     /// [`is_journal`](Error::is_journal) if the journal failed; else what the system refused.
     pub fn serve(self) -> Result<(), Error> {
         abort_on_panic();
-        let inbox = Arc::new(Inbox::new()?);
+        let inbox = self.inbox;
         let logs = self.state.path().join("logs");
         let deliver = Arc::clone(&inbox);
         let journal = Journal::start(self.store, move |result| {
@@ -192,10 +205,8 @@ impl Server {
             Arc::new(move |id, attempt| ended.push(Message::Ended(id, attempt))),
         );
         let Settings { config, config_path, .. } = self.settings;
-        let followers = Followers::new()
-            .map_err(|error| Error::system("cannot watch logs", std::io::Error::from(error)))?;
         let disk = OnDisk { journal, space: self.space, logs };
-        let desk = Desk::new(self.machine, self.effects, disk, engine, config, followers);
+        let desk = Desk::new(self.machine, self.effects, disk, engine, config, self.followers);
         let doors = Doors {
             listener: &self.listener,
             metrics: self.metrics.as_ref(),
@@ -203,7 +214,7 @@ impl Server {
             inbox: &inbox,
             config_path,
         };
-        let result = EventLoop::new(doors, desk)?.run();
+        let result = EventLoop::new(doors, desk, self.epoll)?.run();
         // Before the directory is given up.
         if let Socket::Own(path) = &self.socket {
             let _ = std::fs::remove_file(path);
