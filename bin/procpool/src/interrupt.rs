@@ -30,6 +30,13 @@ pub(crate) fn respect_nohup() {
     }
 }
 
+/// Lets a write beyond the limit to a file's size (`ulimit -f`) fail, as on a full disk, and not end the program. Call it before
+/// there is a second thread. Jobs hear the signal as always.
+pub(crate) fn outlive_file_size_limit() {
+    // As above.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
+}
+
 /// Whether this program was started with the signal ignored.
 fn is_ignored(signal: Signal) -> bool {
     // Read once: nothing here has a signal ignored later that anyone asks for.

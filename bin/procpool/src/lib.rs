@@ -59,6 +59,7 @@ use clap::error::ErrorKind;
 /// All of `main` but its first line.
 pub fn main_impl() -> ExitCode {
     interrupt::respect_nohup();
+    interrupt::outlive_file_size_limit();
     let code = match typed() {
         Ok(cli) => obey(cli.command),
         Err(error) => explain(&error),

@@ -28,6 +28,8 @@ use crate::worker::{self, Birthplace};
 const EXIT_SIGNAL: u64 = 0;
 /// How long a thread that was joined may take to vanish: the kernel wakes whoever joins a moment before.
 const VANISHING: Duration = Duration::from_millis(200);
+/// How long is between two looks whether it has: many times as long as it takes as a rule.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 /// On which side of a fork we are.
 #[derive(Debug)]
@@ -207,7 +209,7 @@ pub fn other_threads() -> io::Result<Vec<String>> {
     let began = Instant::now();
     // Nothing tells when a joined thread has gone for good. A thread that stays costs this time once.
     while thread_count()? > 1 && began.elapsed() < VANISHING {
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(BETWEEN_LOOKS);
     }
     let own = nix::unistd::gettid().to_string();
     let others = fs::read_dir("/proc/self/task")?.flatten().filter(|task| task.file_name() != *own);

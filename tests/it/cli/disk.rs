@@ -153,3 +153,34 @@ fn a_temporary_directory_that_is_not_there_is_said() {
         ran.complains("procpool: cannot make a temporary directory", "/no/such/directory");
     });
 }
+
+/// Goal: a file that would grow beyond the limit to a file's size stops the batch as a full disk does, and the signal that
+/// comes with it ends jobs, and not the program.
+/// Covers: F-87, F-102
+#[test]
+fn a_limit_to_the_size_of_files_is_a_full_disk_to_the_program() {
+    let run = |dir: &TempDir, args: &[&str]| {
+        let mut command = Command::new("prlimit");
+        // The memory that a worker shares with its pool is a file too, of half of that.
+        command.args(["--fsize=1200000", PROCPOOL, "run", "-j1", "--joblog"]);
+        command.arg(dir.path().join("log")).args(args);
+        start_command(command_with_pipes(command)).finish()
+    };
+    test(|| {
+        let dir = TempDir::new();
+        let long = inputs(60, 30_000);
+        let ran = run(&dir, &with_inputs(&["true"], &long));
+        assert_eq!(ran.code, 105, "{ran:#?}");
+        let log = dir.path().join("log");
+        ran.complains(&format!("procpool: cannot write `{}`: ", log.display()), "File too large");
+        let lines = fs::read_to_string(&log).unwrap();
+        assert!(lines.ends_with('\n'), "the last line is torn");
+        assert!((20..60).contains(&lines.lines().count()), "{} lines", lines.lines().count());
+
+        let dir = TempDir::new();
+        let file = dir.path().join("file").display().to_string();
+        let ran = run(&dir, &["truncate", "-s", "{}", &file, ":::", "2000000", "1000"]);
+        assert_eq!(ran.code, 1, "{ran:#?}");
+        ran.complains("procpool: job 1 (input `2000000`): ", "SIGXFSZ");
+    });
+}

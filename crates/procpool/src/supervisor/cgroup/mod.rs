@@ -36,6 +36,8 @@ use place::{Hierarchy, is_shortage};
 /// How long the end of a pool waits for killed processes to leave their cgroups, whose directories could
 /// not be removed otherwise.
 const EMPTYING: Duration = Duration::from_secs(2);
+/// How long is between two attempts: a process takes about so long to be gone after it was killed.
+const EMPTYING_LOOKS: Duration = Duration::from_millis(1);
 /// How long processes are killed one by one where there is no `cgroup.kill`. They cannot fork once they were
 /// sent SIGKILL, so it takes a few rounds.
 const KILLING: Duration = Duration::from_millis(200);
@@ -345,7 +347,7 @@ impl Cgroups {
                 return;
             }
             // The pool has no worker any more: nobody waits for this thread but whoever ends the pool.
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(EMPTYING_LOOKS);
         }
     }
 
