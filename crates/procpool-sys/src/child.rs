@@ -8,9 +8,8 @@ use std::process;
 
 use crate::fork_server::Forker;
 use crate::held::thread_count;
-use crate::raw;
 use crate::spawn::Exit;
-use crate::worker;
+use crate::worker::{self, raw};
 
 /// What a worker makes its children with.
 #[derive(Debug)]

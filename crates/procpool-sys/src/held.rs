@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process;
 
 use crate::clock;
-use crate::raw;
+use crate::worker::raw;
 
 /// How many threads there are. One system call: /proc/self/task has a link for each (proc_pid_task(5)).
 pub fn thread_count() -> io::Result<u64> {

@@ -17,7 +17,6 @@ pub mod limits;
 pub mod mapping;
 pub mod pidfd;
 pub mod privileges;
-mod raw;
 pub mod sealed;
 pub mod spawn;
 pub mod stack;

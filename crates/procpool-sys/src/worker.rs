@@ -1,5 +1,6 @@
 //! What a worker does to itself as it starts: the child's side, before any user code runs.
 
+pub(crate) mod raw;
 mod watch;
 
 use std::env;
@@ -20,7 +21,6 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgrp, getpid, getppid, setpgid};
 
 use crate::privileges;
-use crate::raw;
 use crate::spawn::{BIND_NOW, BIND_NOW_FOR_NOW, BORN_IN_CGROUP, WORKER_VARIABLE};
 
 /// How much more likely the kernel's out-of-memory killer shall find a worker than its host: half the
