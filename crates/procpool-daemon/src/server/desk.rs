@@ -3,6 +3,7 @@
 
 pub(super) mod followers;
 mod history;
+mod kept;
 mod logs;
 mod operate;
 mod retire;
@@ -13,31 +14,24 @@ mod waits;
 mod works;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::mem;
 use std::path::PathBuf;
 use std::process;
 use std::time::{Duration, Instant};
 
-use procpool::executor::Verdict;
-
 use self::history::History;
 use self::retire::Retire;
 use crate::command::log_path;
 use crate::config::Config;
-use crate::engine::{Engine, Prepared};
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::job::{
-    Attempt, Ending, JobId, JobSpec, Moment, Outcome, Record, State, Terms, Who, Work,
-};
-use crate::journal::{Entry, Found, Journal, Kept, Query, Urgency};
+use crate::job::{Attempt, JobId, Moment, Record, State, Terms, Who, Work};
+use crate::journal::{Entry, Journal, Query, Urgency};
 use crate::machine::{Answer, Because, Effects, Event, Machine, QueueInfo, Then};
-use crate::protocol::{
-    Cancelled, Health, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream,
-};
+use crate::protocol::{Health, PAGE_MAX, Phase, Pong, Refusal, Request, Response, Stream};
 use crate::store::{Space, StoreError};
 use followers::{Follower, Followers};
-use waits::{TooMany, Waits};
+use waits::Waits;
 use works::Works;
 
 /// The most jobs that one request may name.
@@ -244,88 +238,6 @@ impl Desk {
             Request::Activity => {
                 let activity = self.history.activity(self.engine.running());
                 self.reply(asker, Response::Activity(activity));
-            }
-        }
-    }
-
-    /// The journal has kept this.
-    pub(super) fn kept(&mut self, kept: Kept<Purpose>) {
-        self.under_way -= 1;
-        let Kept { found, purpose } = kept;
-        let mut found = found.into_iter();
-        match purpose {
-            Purpose::Then { then, known, answer } => {
-                let mut works = found.map(|found| match found {
-                    Found::Work(Some((record, work))) => (record.terms, work),
-                    other => {
-                        unreachable!("a job that starts is kept, and was looked for: {other:?}")
-                    }
-                });
-                let mut works = known.into_iter().chain(&mut works);
-                for then in then {
-                    self.follow(then, &mut works);
-                }
-                if let Some((asker, response)) = answer {
-                    self.reply(asker, response);
-                }
-                self.begin();
-            }
-            Purpose::Answer(asker) => {
-                let response = match found.next() {
-                    Some(Found::Records(records)) => {
-                        let records = records.into_iter().map(|record| Some(self.shown(record?)));
-                        Response::Records(records.collect())
-                    }
-                    Some(Found::Page(records)) => Response::Page(
-                        records.into_iter().map(|record| self.shown(record)).collect(),
-                    ),
-                    other => unreachable!("nobody asks for {other:?} to answer with it"),
-                };
-                self.reply(asker, response);
-            }
-            Purpose::Wait(asker, id) => {
-                let response = match found.next() {
-                    Some(Found::Record(Some(record))) => Response::Ended(id, record.life.state()),
-                    Some(Found::Ending(Some((state, ending)))) => {
-                        Response::Ending(id, state, Box::new(ending))
-                    }
-                    _ => Response::Refused(Refusal::NoJob(id)),
-                };
-                self.reply(asker, response);
-            }
-            Purpose::Cancelled(asker, id) => {
-                let response = match found.next() {
-                    Some(Found::Record(Some(_))) => Response::Cancel(Cancelled::Ended),
-                    _ => Response::Refused(Refusal::NoJob(id)),
-                };
-                self.reply(asker, response);
-            }
-            Purpose::Consider(candidate) => self.reconsider(*candidate, found.next()),
-            Purpose::Retry(asker, id) => match found.next() {
-                Some(Found::Work(Some((record, _)))) => self.retry(asker, record),
-                _ => self.refuse(asker, Refusal::NoJob(id)),
-            },
-            Purpose::Forget(asker, id) => match found.next() {
-                Some(Found::Record(Some(_))) => self.forget(asker, id),
-                _ => self.refuse(asker, Refusal::NoJob(id)),
-            },
-            Purpose::Forgotten(asker, id) => {
-                self.forgetting.remove(&id);
-                for stream in [Stream::Stdout, Stream::Stderr] {
-                    // Most jobs have said nothing, and so have no file.
-                    let _ = fs::remove_file(log_path(&self.logs, id, stream));
-                }
-                self.reply(asker, Response::Done);
-            }
-            Purpose::Retire => {
-                if let Some(Found::Stale(records)) = found.next() {
-                    self.expire(records);
-                }
-            }
-            Purpose::Expired(ids) => {
-                for id in ids {
-                    self.forgetting.remove(&id);
-                }
             }
         }
     }
@@ -545,70 +457,15 @@ impl Desk {
         self.journal.push(Entry { changes, queries, purpose, urgency: Urgency::Now });
     }
 
-    /// Does what is to be done. `works` are those of the jobs that start.
-    fn follow(&mut self, then: Then, works: &mut impl Iterator<Item = (Terms, Work)>) {
-        match then {
-            Then::Start { id, attempt } => {
-                let (terms, work) = works.next().expect("there is one for each that starts");
-                if self.machine.starts(&terms.queue) {
-                    self.engine.prepare(Prepared { id, attempt, terms, work });
-                } else {
-                    self.handle(Event::TakenBack { id, attempt, because: Because::Closed });
-                }
-            }
-            Then::Over { id, attempt } => self.engine.over(id, attempt),
-            Then::Stop { id } => match self.engine.take_back(id) {
-                None => self.engine.stop(id),
-                Some(attempt) => {
-                    let outcome = Outcome::Error(Verdict::Cancelled { started: false });
-                    let ending = Box::new(Ending { outcome, ..Ending::nothing() });
-                    self.handle(Event::Ended { id, attempt, ending });
-                }
-            },
-            Then::Tell { id, state } => self.tell(id, state),
-        }
-    }
-
-    /// Begins what has a slot now.
-    fn begin(&mut self) {
-        if self.failure.is_none() {
-            match self.engine.begin() {
-                Ok(count) => self.history.count_started(count),
-                Err(error) => self.failure = Some(error),
-            }
-        }
-    }
-
-    /// What of a queue has a slot and has not begun waits again.
-    fn take_back_all(&mut self, queue: &str) {
-        for (id, attempt) in self.engine.take_back_all(queue) {
-            self.handle(Event::TakenBack { id, attempt, because: Because::Closed });
-        }
-    }
-
     /// Why no job can begin any more.
     pub(super) fn take_failure(&mut self) -> Option<StoreError> {
         self.failure.take()
     }
 
-    fn tell(&mut self, id: JobId, state: State) {
-        *self.ended.entry(state.word()).or_default() += 1;
-        self.works.take(id);
-        self.serve_followers(id);
-        self.history.note_ended(id, state);
-        for (asker, wanted) in self.waits.take(id) {
-            match wanted {
-                Wanted::State => self.reply(asker, Response::Ended(id, state)),
-                // For each by itself: it can be long, and is not to be there as often as it is wanted.
-                Wanted::Ending => self.ask(Query::Ending(id), Purpose::Wait(asker, id)),
-            }
-        }
-    }
-
     fn wait(&mut self, asker: Asker, id: JobId, wanted: Wanted) {
         if self.machine.is_live(id) {
-            if let Err(TooMany) = self.waits.add(asker, id, wanted) {
-                self.refuse(asker, waits_full());
+            if let Err(too_many) = self.waits.add(asker, id, wanted) {
+                self.refuse(asker, too_many.into());
             }
         } else {
             // It has ended, and its end may be on its way to the journal; that is read after it.
@@ -631,27 +488,4 @@ impl Desk {
     pub(super) fn followers(&self) -> &Followers {
         &self.followers
     }
-
-    fn submit(&mut self, asker: Asker, mut spec: JobSpec, follow: Follow) {
-        if self.phase == Phase::Stopping {
-            return self.refuse(asker, Refusal::Stopping);
-        }
-        if follow == Follow::ToItsEnd
-            && let Err(TooMany) = self.waits.check(asker.client)
-        {
-            return self.refuse(asker, waits_full());
-        }
-        spec.terms.defaults = self.config.defaults(&spec);
-        match submit::check(&spec, &self.config, &self.machine) {
-            Ok(()) if !self.space.take(spec.work.bytes()) => {
-                self.refuse(asker, Refusal::Busy("the disk is full".into()));
-            }
-            Ok(()) => self.consider(submit::Candidate::new(asker, spec, follow)),
-            Err(refusal) => self.refuse(asker, refusal),
-        }
-    }
-}
-
-fn waits_full() -> Refusal {
-    Refusal::Busy("this client waits for too many jobs already".into())
 }

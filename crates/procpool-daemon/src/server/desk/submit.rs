@@ -5,7 +5,7 @@ use crate::config::{Config, QUEUE_NAME_MAX};
 use crate::job::{Command, DEFAULT_QUEUE, JobId, JobSpec, Moment, State, Terms, Who, Work};
 use crate::journal::{Found, Query};
 use crate::machine::{Answer, Effects, Event, Machine};
-use crate::protocol::{Refusal, Response};
+use crate::protocol::{Phase, Refusal, Response};
 use crate::server::MARK;
 
 /// The longest title and key, in bytes: they stay in memory and in lists.
@@ -94,6 +94,25 @@ pub(super) fn no_queue(name: &str) -> Refusal {
 }
 
 impl Desk {
+    pub(super) fn submit(&mut self, asker: Asker, mut spec: JobSpec, follow: Follow) {
+        if self.phase == Phase::Stopping {
+            return self.refuse(asker, Refusal::Stopping);
+        }
+        if follow == Follow::ToItsEnd
+            && let Err(too_many) = self.waits.check(asker.client)
+        {
+            return self.refuse(asker, too_many.into());
+        }
+        spec.terms.defaults = self.config.defaults(&spec);
+        match check(&spec, &self.config, &self.machine) {
+            Ok(()) if !self.space.take(spec.work.bytes()) => {
+                self.refuse(asker, Refusal::Busy("the disk is full".into()));
+            }
+            Ok(()) => self.consider(Candidate::new(asker, spec, follow)),
+            Err(refusal) => self.refuse(asker, refusal),
+        }
+    }
+
     /// Takes a job, unless something has to be known first.
     pub(super) fn consider(&mut self, candidate: Candidate) {
         let terms = &candidate.spec.terms;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Asker, Wanted};
 use crate::job::JobId;
+use crate::protocol::Refusal;
 
 /// How often a client may wait at a time. As much as its jobs may be, and some ten MiB.
 const WAITS_MAX: usize = 1 << 18;
@@ -24,6 +25,12 @@ struct Client {
 /// The client waits too often already.
 #[derive(Debug)]
 pub(super) struct TooMany;
+
+impl From<TooMany> for Refusal {
+    fn from(TooMany: TooMany) -> Refusal {
+        Refusal::Busy("this client waits for too many jobs already".into())
+    }
+}
 
 impl Waits {
     /// How often a client waits.
