@@ -4,7 +4,8 @@
 //! was asked for and has not forked, that counts as a failed start; else it is replaced without blame. Spares are no
 //! workers: nobody waits for them, so those that it has not forked only come later, if it dies again and again.
 
-use super::{Action, BACKOFF_FIRST_NS, Life, Machine, Trouble};
+use super::starts::BACKOFF_FIRST_NS;
+use super::{Action, Life, Machine, Trouble};
 use crate::supervisor::slot::{Place, Slot, Stage};
 
 /// What can happen to the fork server.

@@ -5,7 +5,8 @@
 //! of the spare is filled again. For one that is starting a slot waits: it will be ready sooner than another that is
 //! started now.
 
-use super::{Action, BACKOFF_FIRST_NS, BACKOFF_MAX_NS, Life, Machine, Trouble};
+use super::starts::{BACKOFF_FIRST_NS, BACKOFF_MAX_NS};
+use super::{Action, Life, Machine, Trouble};
 use crate::supervisor::slot::{Place, Slot, Stage};
 
 /// What can happen to a spare.

@@ -1,6 +1,7 @@
 //! Each transition by example.
 
 use super::*;
+use crate::supervisor::machine::starts::BACKOFF_FIRST_NS;
 
 /// Goal: as many workers are started as jobs wait, and no more than there are slots.
 #[test]

@@ -1,6 +1,7 @@
 //! Spares by example.
 
 use super::*;
+use crate::supervisor::machine::starts::{BACKOFF_FIRST_NS, BACKOFF_MAX_NS};
 
 fn sparing(slots: usize, spares: usize) -> World {
     World::new(Policy { spares, ..policy(slots) })
