@@ -132,7 +132,7 @@ impl Held {
 }
 
 /// The directories of this process's pools among the cgroups of all hierarchies.
-fn cgroups() -> Vec<PathBuf> {
+pub(crate) fn cgroups() -> Vec<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let own: Vec<&str> = own.map(|path| path.trim_start_matches('/')).collect();

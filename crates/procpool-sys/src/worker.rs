@@ -224,6 +224,7 @@ pub fn hear_all_signals() {
 /// every signal. `signal` is that of the host's death. Answers the child's id.
 pub(crate) fn become_child(worker: u32, signal: i32) -> u32 {
     let id = raw::process_id();
+    IS_CHILD.store(true, Ordering::Relaxed);
     // As there.
     raw::become_subreaper();
     HOST.store(worker, Ordering::Relaxed);
@@ -285,6 +286,9 @@ extern "C" fn hung_up(signal: libc::c_int) {
 static SERVED: OnceLock<CString> = OnceLock::new();
 /// False in the workers, which have a copy of the above.
 static ANSWERS: AtomicBool = AtomicBool::new(false);
+/// True in a worker's child, whose "host" is its worker. If that is dead the pool ends what it has left; if the pool is gone
+/// too, the fork server does.
+static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
 /// For a fork server: when the host dies, all that `kill_file` kills goes with this process. A forked worker whose job
 /// blocks or ignores every signal then needs no thread to see to it.
@@ -310,7 +314,9 @@ extern "C" fn host_died(signal: libc::c_int) {
     if !is_in_cgroup() && watch::hand_over(signal) {
         return;
     }
-    kill_cgroup();
+    if !IS_CHILD.load(Ordering::Relaxed) {
+        kill_cgroup();
+    }
     // SAFETY: the call takes integers and touches no memory of ours. Async-signal-safe (signal-safety(7)).
     unsafe { libc::kill(0, libc::SIGKILL) };
 }

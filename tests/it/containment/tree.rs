@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use procpool::{EndedBy, JobError, ProcessPool};
+use procpool::{EndedBy, Isolation, JobError, ProcessPool, StartMethod, Tree};
 
 use super::{Story, User, tell};
 use crate::life::fixture::{Fixture, Watched};
-use crate::support::{Meeting, describe, meet, test, wait_until};
+use crate::support::{Meeting, cgroups, describe, meet, test, wait_until};
 
 /// What is promised for the host's death; the other ends are faster, but nothing waits for them.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -168,5 +168,53 @@ fn a_stopped_worker_is_stopped_for_good_at_its_time_limit_and_else_goes_on() {
         };
         assert_ne!(timeout.ended_by, EndedBy::Itself);
         pool.submit(|()| (), ()).result().unwrap();
+    });
+}
+
+/// Goal: a cgroup that others than the pool have killed costs the jobs in it, and no later worker: the kernel kills whoever is
+/// born in such a one at any time after.
+#[test]
+fn a_cgroup_that_others_have_killed_is_not_used_again() {
+    const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    fn kill_own(_: ()) {
+        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = cgroups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+        let kill = |root| fs::write(format!("{root}{own}/cgroup.kill"), "1");
+        assert!(ROOTS.into_iter().any(|root| kill(root).is_ok()));
+        loop {
+            std::thread::park();
+        }
+    }
+    let pools = [StartMethod::Spawn, StartMethod::ForkServer]
+        .into_iter()
+        .flat_map(|method| [Isolation::Reuse, Isolation::FreshProcess].map(|i| (method, i)));
+    test(|| {
+        for (method, isolation) in pools {
+            let builder = ProcessPool::builder().workers(2).start_method(method);
+            let pool = builder.isolation(isolation).build().unwrap();
+            if pool.containment().tree != Tree::Cgroup {
+                return println!("skipped: no cgroup can be made here");
+            }
+            for n in 0..5u32 {
+                let died = pool.submit(kill_own, ()).result();
+                assert!(
+                    matches!(&died, Err(JobError::Died(_))),
+                    "{method:?}, {isolation:?}: {died:?}"
+                );
+                assert_eq!(pool.submit(|n: u32| n, n).result().unwrap(), n);
+            }
+            // All that there are, those that wait for a worker included.
+            let killed = cgroups().into_iter().map(|dir| fs::write(dir.join("cgroup.kill"), "1"));
+            assert!(killed.filter(Result::is_ok).count() > 0);
+            let mut lost = 0;
+            for n in 0..20u32 {
+                match pool.submit(|n: u32| n, n).result() {
+                    Ok(same) => assert_eq!(same, n),
+                    Err(JobError::Died(_)) => lost += 1,
+                    other => panic!("{method:?}, {isolation:?}: {other:?}"),
+                }
+            }
+            assert!(lost <= 4, "{method:?}, {isolation:?}: {lost} jobs lost");
+        }
     });
 }

@@ -97,6 +97,31 @@ fn a_child_that_dies_is_told_as_what_it_was() {
     });
 }
 
+/// Goal: the death of a worker costs the job of the child that it has then, whatever the child does about it, and the next
+/// worker's children live.
+#[test]
+fn a_worker_that_is_killed_beside_its_child_is_replaced() {
+    fn kill_worker(_: ()) {
+        kill(getppid(), Signal::SIGKILL).unwrap();
+        // Until whoever ends it comes.
+        loop {
+            std::thread::park();
+        }
+    }
+    test(|| {
+        let Some(pool) = pool() else { return };
+        for round in 1..=6u64 {
+            let died = pool.submit(kill_worker, ()).result();
+            assert!(matches!(&died, Err(JobError::Died(_))), "round {round}: {died:?}");
+            for n in 0..3u32 {
+                assert_eq!(pool.submit(|n: u32| n, n).result().unwrap(), n, "round {round}");
+            }
+            assert_eq!(pool.stats().deaths, round);
+        }
+        leaves_nobody(pool);
+    });
+}
+
 /// Goal: what a job leaves running ends with it, which is no death, and its result counts.
 #[test]
 fn what_a_job_leaves_running_ends_before_the_next() {

@@ -97,7 +97,7 @@ impl Supervisor {
         let Worker { process, hold, memory, .. } = worker;
         process.reap();
         let memory = memory.filter(|_| is_empty);
-        hold.let_go(&self.inner);
+        hold.let_go_after(exit, state, &self.inner);
         let obituary = Obituary {
             slot,
             pid,

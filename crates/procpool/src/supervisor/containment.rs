@@ -11,6 +11,7 @@ use procpool_wire::handshake::Contained;
 
 use super::cgroup::{Group, Limits, counter};
 use super::memory::MemoryWatch;
+use super::slot::Slot;
 use super::{Inner, Supervisor, Worker};
 use crate::job_error::Oom;
 use crate::proc_file;
@@ -90,11 +91,22 @@ impl Hold {
         self.group.as_ref().is_some_and(Group::is_fresh)
     }
 
-    /// The worker was reaped, or could not be started.
+    /// The worker could not be started.
     pub(super) fn let_go(self, inner: &Inner) {
         if let Some(group) = self.group {
             inner.cgroups().give_back(group);
         }
+    }
+
+    /// The worker, whose end in `state` was this, was reaped. A SIGKILL can have been its cgroup's.
+    pub(super) fn let_go_after(mut self, exit: Exit, state: Slot, inner: &Inner) {
+        if let (Some(group), Exit::Signal(libc::SIGKILL, _)) = (&mut self.group, exit) {
+            group.distrust();
+            if let Slot::Starting { .. } = state {
+                inner.cgroups().distrust_free();
+            }
+        }
+        self.let_go(inner);
     }
 
     /// Whether the worker was killed for want of memory.

@@ -245,7 +245,7 @@ impl Supervisor {
         };
         let pid = process.id();
         process.reap();
-        hold.let_go(&self.inner);
+        hold.let_go_after(exit, self.machine.spare(place), &self.inner);
         let tail = self.stderr.close(&tap);
         let cause = start_cause("a spare", pid, exit, channel.fault, &tail);
         self.events.push(Event::Spare(place, SpareEvent::Exited(cause)));

@@ -156,6 +156,7 @@ pub(crate) enum Left {
 enum Use {
     /// Nothing in it was killed by `cgroup.kill`.
     Fresh,
+    /// It was killed, or may have been.
     Killed,
 }
 
@@ -321,6 +322,13 @@ impl Cgroups {
             return;
         }
         self.leaving.extend(group.dirs().into_iter().map(|dir| dir.path.clone()));
+        self.remove_leaving();
+    }
+
+    /// One in which nobody can be born was given back: somebody has killed it, and may have killed all.
+    pub(crate) fn distrust_free(&mut self) {
+        let free = std::mem::take(&mut self.free);
+        self.leaving.extend(free.iter().flat_map(Group::dirs).map(|dir| dir.path.clone()));
         self.remove_leaving();
     }
 
@@ -516,6 +524,12 @@ impl Group {
     /// and another worker can be born in it.
     pub(crate) fn is_fresh(&self) -> bool {
         self.tree.is_some() && self.used == Use::Fresh
+    }
+
+    /// Others than the pool may have killed it: whoever may write to its `cgroup.kill`, and the worker itself in need. It is
+    /// not used again.
+    pub(crate) fn distrust(&mut self) {
+        self.used = Use::Killed;
     }
 
     /// Kills everything in it, so that nothing of it can fork any more. True if that is certain.
