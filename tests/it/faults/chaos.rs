@@ -31,6 +31,18 @@ fn setting(name: &str, usual: u64) -> u64 {
 /// For the same reason there is no filter in the kernel, which the workers would keep.
 #[test]
 fn random_faults_of_all_kinds_cost_the_jobs_that_they_hit_alone() {
+    chaos("reuse", &["EAGAIN", "EMFILE"]);
+}
+
+/// Goal: the same of workers off a fork server that have a child for each job, where a cgroup can be made.
+#[test]
+fn random_faults_cost_the_jobs_that_they_hit_alone_where_each_has_a_process() {
+    // Workers are the fork server's clones, which strace has let go of.
+    chaos("children", &["EMFILE"]);
+}
+
+/// `errors` are those that must have come up.
+fn chaos(kind: &str, errors: &[&str]) {
     let jobs = setting("PROCPOOL_CHAOS_JOBS", JOBS);
     let seconds = setting("PROCPOOL_CHAOS_SECONDS", SECONDS);
     test_within(Duration::from_secs(seconds + 200), || {
@@ -48,16 +60,16 @@ fn random_faults_of_all_kinds_cost_the_jobs_that_they_hit_alone() {
             }
             command.arg(CHAOS);
         }
-        command.args([&jobs.to_string(), &seconds.to_string(), &seed]).arg(dir.path());
+        command.args([&jobs.to_string(), &seconds.to_string(), &seed]).arg(dir.path()).arg(kind);
         let left = Fixture::start(&mut command).end();
         println!("{}\n{}", left.output, left.errors);
         assert!(left.status.success(), "seed {seed}: {:?}", left.status);
         assert_eq!(left.output.lines().last(), Some("all is well"));
         if has_strace {
             let log = fs::read_to_string(&log).unwrap();
-            for error in ["EAGAIN", "EMFILE"] {
+            for error in errors {
                 let injected =
-                    log.lines().filter(|line| line.contains(error) && line.contains("(INJECTED)"));
+                    log.lines().filter(|line| line.contains(*error) && line.contains("(INJECTED)"));
                 let count = injected.count();
                 println!("{error} {count} times");
                 assert!(count > 0, "no system call has failed with {error}");
