@@ -45,8 +45,11 @@ pub(crate) fn rows() -> Vec<Row> {
         .contestant(ITSELF, itself_to_its_end)
         .target(SPAWN, 3.0, TRUE_TO_ITS_END);
     let kill = Row::new("kill", "SIGKILL of a worker, the slot's next result", Unit::Micros)
-        .contestant(SPAWN, |effort| kill_to_result(StartMethod::Spawn, effort))
-        .contestant(SERVER, |effort| kill_to_result(StartMethod::ForkServer, effort))
+        .contestant(SPAWN, |effort| kill_to_result(builder(StartMethod::Spawn), effort))
+        .contestant("procpool, two spares", |effort| {
+            kill_to_result(builder(StartMethod::Spawn).spares(2), effort)
+        })
+        .contestant(SERVER, |effort| kill_to_result(builder(StartMethod::ForkServer), effort))
         .contestant(TRUE_BEGUN, true_begun)
         .contestant(TRUE_TO_ITS_END, true_to_its_end)
         .contestant(ITSELF, itself_to_its_end)
@@ -215,8 +218,8 @@ fn true_begun(effort: &Effort) -> f64 {
     })
 }
 
-fn kill_to_result(method: StartMethod, effort: &Effort) -> f64 {
-    let pool = builder(method).workers(1).build().expect("a pool can be made");
+fn kill_to_result(builder: ProcessPoolBuilder, effort: &Effort) -> f64 {
+    let pool = builder.workers(1).build().expect("a pool can be made");
     let worker = || pool.submit(|()| std::process::id(), ()).result().expect("it succeeds");
     median(effort.kills, || {
         let old = worker();
